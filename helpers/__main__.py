@@ -1,0 +1,142 @@
+"""python -m helpers train | evaluate | doctor: a whole run with one command."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from . import CourseError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return 0, 1 (doctor: not ready), 2 (error) or 130 (Ctrl-C)."""
+    args = parser().parse_args(arguments)
+    try:
+        return args.command(args)
+    except CourseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        print(f"Stopped. {interrupt}", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    top = argparse.ArgumentParser(prog="python -m helpers", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="train | evaluate | doctor")
+    p = commands.add_parser("train", help="evaluate, train, evaluate again, report")
+    p.add_argument("--profile", help="article, t4, t4_quick, cpu or smoke")
+    p.add_argument("--seed", type=int, help="of training and its problems (default 0)")
+    p.add_argument("--out", type=Path, metavar="FOLDER", help="the run's folder")
+    p.add_argument("--resume", action="store_true", help="go on with --out's run")
+    p.add_argument("--max-minutes", type=float, help="save and stop training then")
+    p.add_argument("--report-to", default="none", help="wandb, tensorboard, trackio …")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE",
+        help="a setting of the profile, GRPOConfig or LoRA, e.g. learning_rate=1e-4",
+    )  # fmt: skip
+    p.set_defaults(command=train)
+    p = commands.add_parser(
+        "evaluate", help="score a run on test and transfer problems"
+    )
+    p.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    p.add_argument(
+        "--few-shot", action="store_true",
+        help="also the untrained model's best prompt of 0, 1, 2 or 4 examples",
+    )  # fmt: skip
+    p.set_defaults(command=evaluate)
+    p = commands.add_parser("doctor", help="is this machine ready")
+    p.set_defaults(command=doctor)
+    return top
+
+
+def train(args: argparse.Namespace) -> int:
+    """Evaluate the untrained model, train it, evaluate it again, and report."""
+    from . import data, evaluation, models, profiles, training
+
+    start, run = time.monotonic(), args.out
+    if args.resume:
+        if run is None or args.profile or args.set or args.seed is not None:
+            raise CourseError(
+                "--resume wants --out FOLDER, and keeps the run's settings"
+            )
+        (profile, seed), reason = training.load_run(run), "kept by the run"
+    else:
+        profile, reason = profiles.choose_profile(args.profile)
+        profile, seed = profiles.override(profile, args.set), args.seed or 0
+        run = run or Path("runs", time.strftime(f"%Y%m%d-%H%M%S-{profile.name}"))
+        training.check_new(run)
+    print(f"profile {profile.name}: {profile.purpose} ({reason})")
+    settings = {"report_to": args.report_to}
+    profiles.grpo_config(profile, run, **settings)  # a bad setting is said at once
+    questions = evaluation.load_questions(profile, "train", seed)
+    profile = models.settle_dtype(profile)
+    model, tokenizer = models.load_model_and_tokenizer(profile.model, profile.dtype)
+    questions = data.drop_long_prompts(questions, tokenizer, profile.max_prompt_length)
+    if not args.resume:
+        training.create_run(run, profile, seed)
+    print(f"run {run}: {profile.model} in {profile.dtype}, seed {seed}")
+    go_on = f"python -m helpers train --resume --out {run}"
+    try:
+        evaluation.evaluate_part(run, "test", "before", model, tokenizer)
+        evaluation.evaluate_part(run, "test", "few_shot", model, tokenizer, False)
+        if not (run / "adapter" / "adapter_config.json").exists():
+            stopped = training.train_or_resume(
+                profile, run, model, tokenizer, questions, seed, args.max_minutes,
+                **settings,
+            )  # fmt: skip
+            if stopped:
+                print(f"Stopped ({stopped}) and saved. Go on: {go_on}")
+                return 130 if stopped == "Ctrl-C" else 0
+        del model
+        model, tokenizer = models.load_trained(profile, run / "adapter")
+        evaluation.evaluate_part(run, "test", "after", model, tokenizer)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"Go on: {go_on}") from None
+    report(run)
+    print(f"{(time.monotonic() - start) / 60:.1f} minutes in all.")
+    return 0
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Score a run on every split where it was not yet, and report."""
+    from . import evaluation, models, training
+
+    run, (profile, _) = args.run, training.load_run(args.run)
+    model, tokenizer = models.load_trained(profile, run / "adapter")
+    both = model, tokenizer
+    for split in evaluation.SPLITS[profile.dataset]:
+        with model.disable_adapter():
+            evaluation.evaluate_part(run, split, "before", *both)
+            evaluation.evaluate_part(run, split, "few_shot", *both, args.few_shot)
+        evaluation.evaluate_part(run, split, "after", *both)
+    report(run)
+    return 0
+
+
+def report(run: Path) -> None:
+    """Print a run's comparison; write report.md and its figure."""
+    from . import evaluation, plots
+
+    text = evaluation.report(run)
+    plots.plot_rewards(run).savefig(run / "rewards.png", dpi=120)
+    figure = "![Mean reward per step, in all and by function](rewards.png)"
+    (run / "report.md").write_text(f"{text}\n{figure}\n", encoding="utf-8")
+    print(
+        f"\n{text}\nWritten to {run}: report.md, evaluation.json, log.jsonl, adapter/"
+    )
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Print what was found; return 1 with the remedies where something is missing."""
+    from .doctor import check_machine
+
+    found, remedies = check_machine()
+    print("\n".join(found))
+    print("\n".join(["", "Not ready:", *remedies]) if remedies else "\nReady.")
+    return 1 if remedies else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,252 @@
+"""What a run was worth: three scores on held-out problems, each with its interval.
+
+`format`: the strict layout reward is paid. `strict`: the answer tag holds the right
+number. `lenient`: the last number in the text is right. A run keeps every completion in
+evaluation.parquet; evaluation.json and the report are made from it alone.
+"""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from scipy import stats
+from tqdm.auto import tqdm
+
+from . import rewards
+from .data import drop_long_prompts, get_questions
+from .models import cache_folder
+from .profiles import Profile
+from .prompts import SYSTEM_PROMPT, WORKED_EXAMPLES
+from .training import load_run, write_atomically
+
+SCORES = ("format", "strict", "lenient")
+SPLITS = {"arithmetic": ("test", "transfer"), "gsm8k": ("test",)}
+EVALUATION_SEED = 0
+# A sign that follows a digit, a letter or a bracket is an operator: 19-7, not -7.
+SIGN = r"(?:(?<![\w)])[+-])?"
+NUMBER_IN_TEXT = re.compile(rewards.NUMBER.pattern.replace("[+-]?", SIGN, 1))
+
+
+def load_questions(
+    profile: Profile, split: str, seed: int, num_examples: int | None = None
+) -> Dataset:
+    """Return a profile's problems for a split; `transfer` has half as many as `test`.
+
+    `num_examples` worked examples stand in each prompt, the profile's own by default.
+    """
+    counts = {"train": profile.num_train, "transfer": max(1, profile.num_eval // 2)}
+    count = counts.get(split, profile.num_eval)
+    examples = profile.num_examples if num_examples is None else num_examples
+    return get_questions(profile.dataset, split, count, seed, examples)
+
+
+def extract_last_number(text: str) -> str:
+    """Return the last number in a text, without `$`, else `""`."""
+    numbers = NUMBER_IN_TEXT.findall(text)
+    return numbers[-1].replace("$", "") if numbers else ""
+
+
+def generate_greedy(
+    model, tokenizer, prompts: list, max_new_tokens: int, batch_size: int = 32
+) -> list[tuple[str, bool]]:
+    """Return (text, cut off) of the likeliest completion of each chat prompt.
+
+    Cut off means that `max_new_tokens` tokens were written without an end.
+    """
+    # Models bring sampling defaults of their own (Qwen2.5: a repetition penalty).
+    greedy = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
+    greedy |= {"repetition_penalty": 1.0, "max_new_tokens": max_new_tokens}
+    layout = {"padding": True, "padding_side": "left", "add_generation_prompt": True}
+    layout |= {"return_tensors": "pt", "return_dict": True}
+    ends = torch.tensor(model.generation_config.eos_token_id)
+    answers = []
+    model.eval()
+    with tqdm(total=len(prompts), desc="answering", unit="problem") as bar:
+        for start in range(0, len(prompts), batch_size):
+            chats = prompts[start : start + batch_size]
+            batch = tokenizer.apply_chat_template(chats, **layout).to(model.device)
+            with torch.inference_mode():
+                ids = model.generate(**batch, **greedy).cpu()
+            ids = ids[:, batch["input_ids"].shape[1] :]
+            cut_off = (~torch.isin(ids, ends).any(dim=1)).tolist()
+            texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+            answers += zip(texts, cut_off, strict=True)
+            bar.update(len(texts))
+    return answers
+
+
+def score(texts: list[str], answers: list[str]) -> pd.DataFrame:
+    """Return one row per completion with the booleans format, strict and lenient."""
+    last = [extract_last_number(text) for text in texts]
+    same = [rewards.same_answer(a, b) for a, b in zip(last, answers, strict=True)]
+    laid_out = rewards.strict_format_reward_func(texts)
+    correct = rewards.correctness_reward_func(texts, answers)
+    columns = {"format": laid_out, "strict": correct, "lenient": same}
+    return pd.DataFrame(columns).astype(bool)
+
+
+def answer_questions(profile: Profile, model, tokenizer, questions) -> pd.DataFrame:
+    """Return one row per problem: question, answer, completion, cut_off and scores."""
+    limits = profile.eval_new_tokens, profile.eval_batch_size
+    written = generate_greedy(model, tokenizer, questions["prompt"][:], *limits)
+    texts, cut_off = map(list, zip(*written, strict=True))
+    kept = [c for c in ("question", "answer", "operation") if c in questions.features]
+    frame = questions.select_columns(kept).to_pandas()
+    frame = frame.assign(completion=texts, cut_off=cut_off)
+    return frame.join(score(texts, frame["answer"].tolist()))
+
+
+def few_shot_baseline(
+    profile: Profile, split: str, model, tokenizer, compute: bool
+) -> pd.DataFrame | None:
+    """Return the untrained model's rows with its best prompt of 0, 1, 2 or 4 examples.
+
+    Best is by strict, on the problems themselves, which favours this baseline. The rows
+    are kept in the cache folder, once for a model and problem set; None if they are not
+    there and `compute` is false.
+    """
+    key = [profile.model, profile.dtype, profile.eval_new_tokens, SYSTEM_PROMPT]
+    key += [
+        WORKED_EXAMPLES,
+        load_questions(profile, split, EVALUATION_SEED)["question"][:],
+    ]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    path = cache_folder() / f"few-shot-{digest}.parquet"
+    if not path.exists() and compute:
+        tried = []
+        for examples in (0, 1, 2, 4):
+            print(f"{split}: untrained, {examples} worked examples", flush=True)
+            questions = load_questions(profile, split, EVALUATION_SEED, examples)
+            frame = answer_questions(profile, model, tokenizer, questions)
+            tried.append(frame.assign(examples=examples))
+        write_parquet(max(tried, key=lambda frame: frame["strict"].mean()), path)
+    return pd.read_parquet(path) if path.exists() else None
+
+
+def write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table so that a reader sees the old one or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.part")
+    frame.to_parquet(scratch, index=False)
+    os.replace(scratch, path)
+
+
+def wilson_interval(successes: int, n: int) -> dict[str, float]:
+    """Return a rate with Wilson's 95% interval (low, high), as fractions of 1."""
+    interval = stats.binomtest(int(successes), n).proportion_ci(method="wilson")
+    low, high = float(interval.low), float(interval.high)
+    return {"rate": float(successes) / n, "low": low, "high": high}
+
+
+def paired_difference(before, after, seed: int = 0) -> dict[str, float]:
+    """Return mean, low and high of after − before on the same problems.
+
+    The 95% interval is the percentile bootstrap over problems (10,000 resamples).
+    """
+    change = np.asarray(after, float) - np.asarray(before, float)
+    options = {"n_resamples": 10_000, "method": "percentile", "rng": seed}
+    drawn = stats.bootstrap((change,), np.mean, **options).confidence_interval
+    low, high = float(drawn.low), float(drawn.high)
+    return {"mean": float(change.mean()), "low": low, "high": high}
+
+
+def summarize(frame: pd.DataFrame) -> dict:
+    """Return the rates, intervals and differences of one split's rows."""
+    parts = {which: rows.sort_values("index") for which, rows in frame.groupby("which")}
+    result = {"n": len(next(iter(parts.values())))}
+    for which, rows in parts.items():
+        rates = {name: wilson_interval(rows[name].sum(), len(rows)) for name in SCORES}
+        result[which] = rates | {"cut_off": float(rows["cut_off"].mean())}
+        if which == "few_shot":
+            result[which]["examples"] = int(rows["examples"].iloc[0])
+    if "before" in parts and "after" in parts:
+        pair = parts["before"], parts["after"]
+        result["difference"] = {
+            name: paired_difference(*(rows[name] for rows in pair)) for name in SCORES
+        }
+    return result
+
+
+def record(run: Path, split: str, which: str, frame: pd.DataFrame) -> None:
+    """Put rows into a run's evaluation.parquet and renew its evaluation.json.
+
+    `which` is before, after or few_shot; former rows of the same kind are replaced.
+    """
+    path, (profile, _) = run / "evaluation.parquet", load_run(run)
+    frame = frame.assign(split=split, which=which, index=range(len(frame)))
+    if path.exists():
+        former = pd.read_parquet(path)
+        same = (former["split"] == split) & (former["which"] == which)
+        frame = pd.concat([former[~same], frame], ignore_index=True)
+    write_parquet(frame, path)
+    summary = {
+        "dataset": profile.dataset,
+        "seed": EVALUATION_SEED,
+        "max_new_tokens": profile.eval_new_tokens,
+        "completions": path.name,
+        "splits": {name: summarize(rows) for name, rows in frame.groupby("split")},
+    }
+    write_atomically(run / "evaluation.json", json.dumps(summary, indent=1))
+
+
+def evaluate_part(
+    run: Path, split: str, which: str, model, tokenizer, compute: bool = True
+) -> None:
+    """Evaluate one part (before, after or few_shot) of a run if it is not there yet.
+
+    A few-shot baseline that is not kept yet is computed only with `compute`.
+    """
+    path, (profile, _) = run / "evaluation.json", load_run(run)
+    if path.exists() and which in json.loads(path.read_text())["splits"].get(split, {}):
+        return
+    if which == "few_shot":
+        frame = few_shot_baseline(profile, split, model, tokenizer, compute)
+    else:
+        print(f"{split}: {which} training", flush=True)
+        questions = load_questions(profile, split, EVALUATION_SEED)
+        limit = profile.max_prompt_length
+        questions = drop_long_prompts(questions, tokenizer, limit)
+        frame = answer_questions(profile, model, tokenizer, questions)
+    if frame is not None:
+        record(run, split, which, frame)
+
+
+def report(run: Path) -> str:
+    """Return a run's evaluation as Markdown: a table a split, in percent."""
+
+    def percent(part: dict, sign: str = "") -> str:
+        middle = part.get("rate", part.get("mean"))
+        shown = [f"{100 * x:{sign}.1f}" for x in (middle, part["low"], part["high"])]
+        return f"{shown[0]} ({shown[1]} to {shown[2]})"
+
+    summary = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    profile, seed = load_run(run)
+    lines = [
+        f"# {run.resolve().name}\n\n{profile.model} in {profile.dtype}, seed {seed}; "
+        f"{summary['dataset']} problems; greedy, {summary['max_new_tokens']} tokens; "
+        "95% intervals (Wilson; of the difference: paired bootstrap)."
+    ]
+    for split, part in summary["splits"].items():
+        shown = [w for w in ("before", "few_shot", "after") if w in part]
+        heads = ["few-shot" if w == "few_shot" else w for w in shown]
+        heads += ["after − before"] if "difference" in part else []
+        lines += [f"\n**{split}**, {part['n']} problems, % of them:\n"]
+        lines += ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+        for name in SCORES:
+            cells = [percent(part[which][name]) for which in shown]
+            if "difference" in part:
+                cells.append(percent(part["difference"][name], sign="+"))
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        cut = [f"{100 * part[which]['cut_off']:.1f}" for which in shown]
+        cut += [""] if "difference" in part else []
+        lines.append("| cut off | " + " | ".join(cut) + " |")
+        if "few_shot" in part:
+            count = part["few_shot"]["examples"]
+            lines.append(f"\nFew-shot: untrained, with {count} worked examples.")
+    return "\n".join(lines) + "\n"
