@@ -13,8 +13,10 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
         return args.command(args)
-    except CourseError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (CourseError, ImportError, OSError) as error:
+        hint = "; run pip install -r requirements.txt"
+        hint = hint if isinstance(error, ImportError) else ""
+        print(f"error: {error}{hint}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         print(f"Stopped. {interrupt}", file=sys.stderr)
@@ -26,26 +28,23 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m helpers", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="train | evaluate | doctor")
     p = commands.add_parser("train", help="evaluate, train, evaluate again, report")
+    p.set_defaults(command=train)
     p.add_argument("--profile", help="article, t4, t4_quick, cpu or smoke")
     p.add_argument("--seed", type=int, help="of training and its problems (default 0)")
     p.add_argument("--out", type=Path, metavar="FOLDER", help="the run's folder")
     p.add_argument("--resume", action="store_true", help="go on with --out's run")
     p.add_argument("--max-minutes", type=float, help="save and stop training then")
     p.add_argument("--report-to", default="none", help="wandb, tensorboard, trackio …")
-    p.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE",
-        help="a setting of the profile, GRPOConfig or LoRA, e.g. learning_rate=1e-4",
-    )  # fmt: skip
-    p.set_defaults(command=train)
+    settings = {"action": "append", "default": [], "metavar": "NAME=VALUE"}
+    text = "a setting of the profile, GRPOConfig or LoRA, such as learning_rate=1e-4"
+    p.add_argument("--set", **settings, help=text)
     p = commands.add_parser(
         "evaluate", help="score a run on test and transfer problems"
     )
-    p.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
-    p.add_argument(
-        "--few-shot", action="store_true",
-        help="also the untrained model's best prompt of 0, 1, 2 or 4 examples",
-    )  # fmt: skip
     p.set_defaults(command=evaluate)
+    p.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    text = "also the untrained model with its best prompt of 0, 1, 2 or 4 examples"
+    p.add_argument("--few-shot", action="store_true", help=text)
     p = commands.add_parser("doctor", help="is this machine ready")
     p.set_defaults(command=doctor)
     return top
@@ -59,7 +58,7 @@ def train(args: argparse.Namespace) -> int:
     if args.resume:
         if run is None or args.profile or args.set or args.seed is not None:
             raise CourseError(
-                "--resume wants --out FOLDER, and keeps the run's settings"
+                "--resume wants --out FOLDER; it keeps the run's settings"
             )
         (profile, seed), reason = training.load_run(run), "kept by the run"
     else:
@@ -68,7 +67,7 @@ def train(args: argparse.Namespace) -> int:
         run = run or Path("runs", time.strftime(f"%Y%m%d-%H%M%S-{profile.name}"))
         training.check_new(run)
     print(f"profile {profile.name}: {profile.purpose} ({reason})")
-    settings = {"report_to": args.report_to}
+    settings = {"seed": seed, "report_to": args.report_to}
     profiles.grpo_config(profile, run, **settings)  # a bad setting is said at once
     questions = evaluation.load_questions(profile, "train", seed)
     profile = models.settle_dtype(profile)
@@ -82,10 +81,10 @@ def train(args: argparse.Namespace) -> int:
         evaluation.evaluate_part(run, "test", "before", model, tokenizer)
         evaluation.evaluate_part(run, "test", "few_shot", model, tokenizer, False)
         if not (run / "adapter" / "adapter_config.json").exists():
+            settings["max_minutes"] = args.max_minutes
             stopped = training.train_or_resume(
-                profile, run, model, tokenizer, questions, seed, args.max_minutes,
-                **settings,
-            )  # fmt: skip
+                profile, run, model, tokenizer, questions, **settings
+            )
             if stopped:
                 print(f"Stopped ({stopped}) and saved. Go on: {go_on}")
                 return 130 if stopped == "Ctrl-C" else 0
@@ -123,9 +122,7 @@ def report(run: Path) -> None:
     plots.plot_rewards(run).savefig(run / "rewards.png", dpi=120)
     figure = "![Mean reward per step, in all and by function](rewards.png)"
     (run / "report.md").write_text(f"{text}\n{figure}\n", encoding="utf-8")
-    print(
-        f"\n{text}\nWritten to {run}: report.md, evaluation.json, log.jsonl, adapter/"
-    )
+    print(f"\n{text}\nIn {run}: report.md, evaluation.json, log.jsonl, adapter/")
 
 
 def doctor(args: argparse.Namespace) -> int:

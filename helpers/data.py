@@ -16,7 +16,7 @@ from . import CourseError
 from .prompts import build_prompt, extract_hash_answer
 
 # Operations of 20 problems in a row. One guess for all is right for at most 40%.
-OPERATIONS = "+-*/+-*+-+*/+-*+-*+/"
+OPERATIONS = "+*-+*/*+-*+-+*+*/+*-"
 TEMPLATES = """
 + A farmer has {a} sheep and buys {b} more. How many sheep does he have?
 + Mia read {a} pages on Monday and {b} on Tuesday. How many pages in total?
@@ -94,10 +94,7 @@ def _problems(split: str, operation: str, seed: int) -> list[tuple[str, int, int
 
 
 def get_arithmetic_questions(
-    split: str = "train",
-    max_samples: int | None = None,
-    seed: int = 0,
-    num_examples: int = 0,
+    split: str = "train", max_samples: int | None = None, seed: int = 0, num_examples=0
 ) -> Dataset:
     """Return one-step word problems with four operations, operands to 50.
 
@@ -124,10 +121,7 @@ def get_arithmetic_questions(
 
 
 def get_gsm8k_questions(
-    split: str = "train",
-    max_samples: int | None = None,
-    folder: str | os.PathLike | None = None,
-    num_examples: int = 0,
+    split: str = "train", max_samples: int | None = None, folder=None, num_examples=0
 ) -> Dataset:
     """Return GSM8K problems, from JSONL files where there are some, else from the Hub.
 
@@ -153,12 +147,8 @@ def get_gsm8k_questions(
 
 def read_jsonl(path: Path) -> list[dict[str, str]]:
     """Return the rows of a file in GSM8K's format; CourseError names a bad line."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CourseError(f"{path} cannot be read as GSM8K's JSONL: {error}") from error
     rows = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -173,17 +163,6 @@ def read_jsonl(path: Path) -> list[dict[str, str]]:
             )
         rows.append(row)
     return rows
-
-
-def get_questions(
-    dataset: str, split: str, max_samples: int | None, seed: int, num_examples: int
-) -> Dataset:
-    """Return problems of the data set `arithmetic` or `gsm8k` (which has no seed)."""
-    if dataset == "arithmetic":
-        return get_arithmetic_questions(split, max_samples, seed, num_examples)
-    if dataset == "gsm8k":
-        return get_gsm8k_questions(split, max_samples, None, num_examples)
-    raise CourseError(f"there is no data set {dataset!r}; use 'arithmetic' or 'gsm8k'")
 
 
 def _to_prompts(rows: list[dict], source: str, num_examples: int) -> Dataset:

@@ -7,7 +7,6 @@ evaluation.parquet; evaluation.json and the report are made from it alone.
 
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from datasets import Dataset
 from scipy import stats
 from tqdm.auto import tqdm
 
-from . import rewards
-from .data import drop_long_prompts, get_questions
+from . import CourseError, rewards
+from .data import drop_long_prompts, get_arithmetic_questions, get_gsm8k_questions
 from .models import cache_folder
 from .profiles import Profile
 from .prompts import SYSTEM_PROMPT, WORKED_EXAMPLES
@@ -43,7 +42,13 @@ def load_questions(
     counts = {"train": profile.num_train, "transfer": max(1, profile.num_eval // 2)}
     count = counts.get(split, profile.num_eval)
     examples = profile.num_examples if num_examples is None else num_examples
-    return get_questions(profile.dataset, split, count, seed, examples)
+    if profile.dataset == "arithmetic":
+        return get_arithmetic_questions(split, count, seed, examples)
+    if profile.dataset == "gsm8k":
+        return get_gsm8k_questions(split, count, num_examples=examples)
+    raise CourseError(
+        f"no data set {profile.dataset!r}; use one of {', '.join(SPLITS)}"
+    )
 
 
 def extract_last_number(text: str) -> str:
@@ -55,10 +60,7 @@ def extract_last_number(text: str) -> str:
 def generate_greedy(
     model, tokenizer, prompts: list, max_new_tokens: int, batch_size: int = 32
 ) -> list[tuple[str, bool]]:
-    """Return (text, cut off) of the likeliest completion of each chat prompt.
-
-    Cut off means that `max_new_tokens` tokens were written without an end.
-    """
+    """Return (text, cut off at `max_new_tokens`) of each chat prompt's completion."""
     # Models bring sampling defaults of their own (Qwen2.5: a repetition penalty).
     greedy = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
     greedy |= {"repetition_penalty": 1.0, "max_new_tokens": max_new_tokens}
@@ -125,16 +127,9 @@ def few_shot_baseline(
             questions = load_questions(profile, split, EVALUATION_SEED, examples)
             frame = answer_questions(profile, model, tokenizer, questions)
             tried.append(frame.assign(examples=examples))
-        write_parquet(max(tried, key=lambda frame: frame["strict"].mean()), path)
+        best = max(tried, key=lambda frame: frame["strict"].mean())
+        write_atomically(path, best.to_parquet(index=False))
     return pd.read_parquet(path) if path.exists() else None
-
-
-def write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table so that a reader sees the old one or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.part")
-    frame.to_parquet(scratch, index=False)
-    os.replace(scratch, path)
 
 
 def wilson_interval(successes: int, n: int) -> dict[str, float]:
@@ -184,7 +179,7 @@ def record(run: Path, split: str, which: str, frame: pd.DataFrame) -> None:
         former = pd.read_parquet(path)
         same = (former["split"] == split) & (former["which"] == which)
         frame = pd.concat([former[~same], frame], ignore_index=True)
-    write_parquet(frame, path)
+    write_atomically(path, frame.to_parquet(index=False))
     summary = {
         "dataset": profile.dataset,
         "seed": EVALUATION_SEED,
@@ -210,8 +205,7 @@ def evaluate_part(
     else:
         print(f"{split}: {which} training", flush=True)
         questions = load_questions(profile, split, EVALUATION_SEED)
-        limit = profile.max_prompt_length
-        questions = drop_long_prompts(questions, tokenizer, limit)
+        questions = drop_long_prompts(questions, tokenizer, profile.max_prompt_length)
         frame = answer_questions(profile, model, tokenizer, questions)
     if frame is not None:
         record(run, split, which, frame)
@@ -220,33 +214,33 @@ def evaluate_part(
 def report(run: Path) -> str:
     """Return a run's evaluation as Markdown: a table a split, in percent."""
 
-    def percent(part: dict, sign: str = "") -> str:
-        middle = part.get("rate", part.get("mean"))
-        shown = [f"{100 * x:{sign}.1f}" for x in (middle, part["low"], part["high"])]
+    def percent(part: dict, middle: str, sign: str = "") -> str:
+        shown = [f"{100 * part[key]:{sign}.1f}" for key in (middle, "low", "high")]
         return f"{shown[0]} ({shown[1]} to {shown[2]})"
 
     summary = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     profile, seed = load_run(run)
-    lines = [
+    text = (
         f"# {run.resolve().name}\n\n{profile.model} in {profile.dtype}, seed {seed}; "
         f"{summary['dataset']} problems; greedy, {summary['max_new_tokens']} tokens; "
-        "95% intervals (Wilson; of the difference: paired bootstrap)."
-    ]
+        "95% intervals (Wilson; of the difference: paired bootstrap).\n"
+    )
     for split, part in summary["splits"].items():
-        shown = [w for w in ("before", "few_shot", "after") if w in part]
-        heads = ["few-shot" if w == "few_shot" else w for w in shown]
-        heads += ["after − before"] if "difference" in part else []
-        lines += [f"\n**{split}**, {part['n']} problems, % of them:\n"]
-        lines += ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+        shown = [which for which in ("before", "few_shot", "after") if which in part]
+        rows = {" ": shown, "---": ["---"] * len(shown)}
         for name in SCORES:
-            cells = [percent(part[which][name]) for which in shown]
-            if "difference" in part:
-                cells.append(percent(part["difference"][name], sign="+"))
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-        cut = [f"{100 * part[which]['cut_off']:.1f}" for which in shown]
-        cut += [""] if "difference" in part else []
-        lines.append("| cut off | " + " | ".join(cut) + " |")
+            rows[name] = [percent(part[which][name], "rate") for which in shown]
+        rows["cut off"] = [f"{100 * part[which]['cut_off']:.1f}" for which in shown]
+        if "difference" in part:
+            change = part["difference"]
+            change = [percent(change[name], "mean", "+") for name in SCORES]
+            column = ["after − before", "---", *change, ""]
+            for cells, cell in zip(rows.values(), column, strict=True):
+                cells.append(cell)
+        text += f"\n**{split}**, {part['n']} problems, % of them:\n\n"
+        for name, cells in rows.items():
+            text += f"| {name} | {' | '.join(cells)} |\n"
         if "few_shot" in part:
             count = part["few_shot"]["examples"]
-            lines.append(f"\nFew-shot: untrained, with {count} worked examples.")
-    return "\n".join(lines) + "\n"
+            text += f"\nfew_shot: untrained, {count} worked examples in the prompt.\n"
+    return text

@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import torch
 from filelock import FileLock
 from peft import PeftModel
 from safetensors import SafetensorError
+from torch.utils.benchmark import Timer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
@@ -151,36 +151,25 @@ def load_model_and_tokenizer(name: str, dtype: str = "fp32"):
 
 
 def load_trained(profile: Profile, adapter: Path):
-    """Return (model, tokenizer) of a profile with a LoRA adapter, not merged.
-
-    Raises CourseError if there is no adapter, or it does not belong to the model.
-    """
+    """Return (model, tokenizer) of a profile with a LoRA adapter, not merged."""
     if not (adapter / "adapter_config.json").exists():
         raise CourseError(f"there is no adapter in {adapter}; is the run finished?")
     model, tokenizer = load_model_and_tokenizer(profile.model, profile.dtype)
     try:
         return PeftModel.from_pretrained(model, adapter).eval(), tokenizer
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CourseError(f"the adapter in {adapter} is of no use: {reason}") from error
 
 
 def settle_dtype(profile: Profile) -> Profile:
-    """Return the profile with `auto` settled: what this CPU multiplies faster.
+    """Return the profile with `auto` settled by timing a matrix product on this CPU."""
 
-    Measured on a matrix product of the embedded model's size, median of 7.
-    """
-
-    def seconds(dtype: torch.dtype) -> float:
-        a, b = torch.ones(1024, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
-        times = []
-        for _ in range(7):
-            start = time.perf_counter()
-            a @ b
-            times.append(time.perf_counter() - start)
-        return sorted(times)[3]
+    def seconds(name: str) -> float:
+        a = torch.ones(1024, 576, dtype=DTYPES[name])
+        timer = Timer("a @ a.T", globals={"a": a}, num_threads=torch.get_num_threads())
+        return timer.blocked_autorange().median
 
     if profile.dtype != "auto":
         return profile
-    faster = min("bf16", "fp32", key=lambda name: seconds(DTYPES[name]))
-    return dataclasses.replace(profile, dtype=faster)
+    return dataclasses.replace(profile, dtype=min("bf16", "fp32", key=seconds))

@@ -1,11 +1,12 @@
 """Hardware profiles: what a run uses, on which machine, and why.
 
-`GRPO_PROFILE` chooses one; unset, the machine does. No T4 was at hand: the minutes of
-`t4` and `t4_quick` are *predicted*. A `t4` step decodes 256 tokens at some 50 ms (28
-layers launched from Python), 13 s; forward, recomputation and backward of 32 × 400
-tokens are 1.2e14 FLOP at some 20 TFLOP/s, 6 s; with the logits 25 s, so 200 steps take
-85 minutes, and the two evaluations 15. `t4_quick`: 200 tokens at 40 ms and a third of
-the FLOP, 11 s; 100 steps take 18 minutes, the evaluations 5.
+`GRPO_PROFILE` chooses one; unset, the machine does. No T4 was at hand: minutes on one
+are *predicted*. A `t4` step decodes 256 tokens at some 50 ms (28 layers launched from
+Python), 13 s; forward, recomputation and backward of 32 × 400 tokens are 1.2e14 FLOP at
+some 20 TFLOP/s, 6 s; with the logits 25 s. 200 steps take 85 minutes, 8 batches of each
+evaluation 2, loading 3. `t4_quick`: 200 tokens at 40 ms and a third of the FLOP, 11 s;
+100 steps take 18 minutes, the rest 3. `article`: 512 tokens at 50 ms, 28 s; 10 steps
+take 5 minutes, the rest 7.
 """
 
 import ast
@@ -26,8 +27,8 @@ QWEN_05B = "Qwen/Qwen2.5-0.5B-Instruct"
 NAMES = ("article", "t4", "t4_quick", "cpu", "smoke")
 PURPOSES = (
     "the article's own recipe on today's API",
-    "a free Colab T4, 100 minutes predicted",
-    "a first curve on a T4, 23 minutes predicted",
+    "a free Colab T4, 92 minutes predicted",
+    "a first curve on a T4, 21 minutes predicted",
     "two CPU cores, no network but PyPI",
     "a check in a minute or two that all runs; it learns nothing",
 )
@@ -38,12 +39,12 @@ OWN = {  #                          article   t4        t4_quick  cpu           
     "dtype":                       ("fp16",   "fp16",   "fp16",   "auto",       "fp32"),
     "dataset":                     ("gsm8k",  "gsm8k",  "gsm8k",  "arithmetic", "arithmetic"),  # noqa: E501
     "rewards":                     ("article", "all",    "all",    "all",        "all"),
-    "num_train":                   (20,       7000,     2000,     1000,         100),
+    "num_train":                   (20,       7000,     2000,     900,          100),
     "num_examples":                (0,        0,        0,        1,            1),
     "max_prompt_length":           (256,      256,      256,      160,          160),
     "num_eval":                    (100,      200,      100,      200,          4),
     "eval_new_tokens":             (512,      256,      256,      128,          128),
-    "eval_batch_size":             (25,       25,       50,       100,          4),
+    "eval_batch_size":             (25,       25,       50,       50,           4),
 }
 LORA = {
     "r":                           (8,        8,        8,        8,            8),
@@ -67,9 +68,9 @@ GRPO = {
     # Enough for the answers, in half the time.
     "max_completion_length":       (512,      256,      200,      48,           24),
     # Below 1 there are more right answers among the samples to learn from.
-    "temperature":                 (None,     None,     None,     0.9,          0.9),
+    "temperature":                 (None,     None,     None,     0.7,          0.7),
     "num_train_epochs":            (1,        None,     None,     None,         None),
-    "max_steps":                   (None,     200,      100,      20,           2),
+    "max_steps":                   (None,     200,      100,      24,           2),
     "save_steps":                  (1,        10,       10,       1,            1),
     "fp16":                        (True,     True,     True,     False,        False),
     # Unset, TRL turns bf16 on: emulated on a T4, slow and silent.

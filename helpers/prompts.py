@@ -2,7 +2,7 @@
 
 The names and the English prompt follow Will Brown's GRPO demo
 (https://gist.github.com/willccbb/4676755236bb08cab5f4e54a0475d6fb) and the article
-that this course starts from (https://k-a.in/grpo-1B.html).
+that this course starts from (https://k-a.in/grpo-1B).
 """
 
 import re
@@ -40,7 +40,11 @@ XML_TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
 # (question, reasoning, answer). None of them occurs in a data set of helpers.data.
 WORKED_EXAMPLES = (
-    ("Ana picks 3 red and 4 green peppers. How many is that?", "3 + 4 = 7", "7"),
+    (
+        "Ana picks 3 red and 4 green peppers. How many peppers does she pick?",
+        "3 + 4 = 7",
+        "7",
+    ),
     ("A cook has 9 pans and sells 2. How many does she keep?", "9 - 2 = 7", "7"),
     ("A hotel has 5 floors of 8 rooms. How many rooms is that?", "5 * 8 = 40", "40"),
     ("Leo cuts 12 m of rope into 4 equal parts. How long is one?", "12 / 4 = 3", "3"),

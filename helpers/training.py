@@ -38,10 +38,10 @@ warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning
 grpo_trainer.print_prompt_completions_sample = lambda *args, **kwargs: None
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new, never a part."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
     scratch = path.with_name(f".{path.name}.part")
-    scratch.write_text(text, encoding="utf-8")
+    scratch.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(scratch, path)
 
 
@@ -68,20 +68,17 @@ def check_new(run: Path) -> None:
 
 
 def create_run(run: Path, profile: Profile, seed: int) -> None:
-    """Make a new run's folder and config.json; CourseError where that cannot be."""
+    """Make a new run's folder with its config.json; CourseError if it is not new."""
     check_new(run)
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
-        commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    except FileNotFoundError:
-        commit = ""
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:  # no git here
+        commit = None
     config = {"profile": dataclasses.asdict(profile), "seed": seed}
-    config |= {"machine": machine(), "commit": commit or None, "started": time.time()}
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        write_atomically(run / "config.json", json.dumps(config, indent=1))
-    except OSError as error:
-        raise CourseError(f"the run folder {run} cannot be written: {error}") from error
+    config |= {"machine": machine(), "commit": commit, "started": time.time()}
+    run.mkdir(parents=True, exist_ok=True)
+    write_atomically(run / "config.json", json.dumps(config, indent=1))
 
 
 def load_run(run: Path) -> tuple[Profile, int]:
@@ -90,13 +87,12 @@ def load_run(run: Path) -> tuple[Profile, int]:
         config = json.loads((run / "config.json").read_text(encoding="utf-8"))
         return Profile(**config["profile"]), config["seed"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise CourseError(f"{run} is not a run's folder ({reason})") from error
+        raise CourseError(f"{run} is not a run's folder: {error!r}") from error
 
 
 def read_log(run: Path) -> list[dict]:
     """Return the lines of log.jsonl, one dict a step; a line cut short is left out."""
-    path, rows = Path(run) / "log.jsonl", []
+    path, rows = run / "log.jsonl", []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             rows.append(json.loads(line))
@@ -105,16 +101,17 @@ def read_log(run: Path) -> list[dict]:
     return rows
 
 
-def last_checkpoint(run: Path) -> tuple[int, Path | None]:
+def last_checkpoint(run: Path) -> tuple[int, str | None]:
     """Return (step, folder) of the newest complete checkpoint, else (0, None)."""
-    found = [(0, None)]
+    newest = 0, None
     # Of a checkpoint's files, trainer_state.json is written last.
-    for state in Path(run).glob("checkpoint-*/trainer_state.json"):
+    for path in run.glob("checkpoint-*/trainer_state.json"):
         try:
-            found.append((json.loads(state.read_text())["global_step"], state.parent))
+            step = json.loads(path.read_text())["global_step"]
         except (ValueError, KeyError):
             continue
-    return max(found, key=lambda pair: pair[0])
+        newest = max(newest, (step, str(path.parent)), key=lambda pair: pair[0])
+    return newest
 
 
 def guard_reward(reward_func):
@@ -131,19 +128,14 @@ def guard_reward(reward_func):
             rewards = list(reward_func(completions=completions, **kwargs))
         except Exception as error:  # whatever a learner's function may raise
             at = traceback.extract_tb(error.__traceback__)[-1]
-            raise CourseError(
-                f"{name} raised {type(error).__name__}: {error} "
-                f"({Path(at.filename).name}, line {at.lineno}: {at.line})"
-            ) from error
+            where = f"{Path(at.filename).name}, line {at.lineno}: {at.line}"
+            raise CourseError(f"{name} raised {error!r} ({where})") from error
         if len(rewards) != len(completions):
-            raise CourseError(
-                f"{name} returned {len(rewards)} rewards for {len(completions)} "
-                "completions; it must return one for each"
-            )
-        for reward in rewards:
-            if reward is None:  # TRL: this function does not apply to this completion
-                continue
-            if not isinstance(reward, int | float) or not math.isfinite(reward):
+            wrong = f"{len(rewards)} rewards for {len(completions)} completions"
+            raise CourseError(f"{name} returned {wrong}; it must return one for each")
+        for reward in rewards:  # None: the function does not apply here
+            number = isinstance(reward, int | float) and math.isfinite(reward)
+            if reward is not None and not number:
                 raise CourseError(f"{name} returned {reward!r}, not a finite number")
         return rewards
 
@@ -212,15 +204,16 @@ class RunCallback(TrainerCallback):
 
 
 def build_trainer(
-    profile: Profile, run: Path, model, tokenizer, questions: Dataset, callbacks=None,
-    reward_funcs=None, **settings,
-) -> GRPOTrainer:  # fmt: skip
-    """Return TRL's GRPOTrainer for a profile; `settings` go to GRPOConfig.
+    profile: Profile, run: Path, model, tokenizer, questions: Dataset, **settings
+) -> GRPOTrainer:
+    """Return TRL's GRPOTrainer for a profile.
 
-    Raises CourseError for settings that TRL refuses.
+    Of `settings`, `reward_funcs` (the profile's by default) and `callbacks` are the
+    trainer's; all others are GRPOConfig's. Raises CourseError for what TRL refuses.
     """
+    funcs = settings.pop("reward_funcs", None) or profile.reward_funcs
+    callbacks = settings.pop("callbacks", None)
     args = grpo_config(profile, run, **settings)
-    funcs = profile.reward_funcs if reward_funcs is None else reward_funcs
     try:
         trainer = GRPOTrainer(
             model=model,
@@ -239,9 +232,14 @@ def build_trainer(
 
 
 def train_or_resume(
-    profile: Profile, run: Path, model, tokenizer, questions: Dataset, seed: int = 0,
-    max_minutes: float | None = None, **settings,
-) -> str | None:  # fmt: skip
+    profile: Profile,
+    run: Path,
+    model,
+    tokenizer,
+    questions,
+    max_minutes=None,
+    **settings,
+) -> str | None:
     """Train to the end, from the run's last checkpoint if it has one.
 
     Writes adapter/ at the end and returns None, or returns why it stopped early (then
@@ -249,14 +247,14 @@ def train_or_resume(
     on a non-finite loss, reward or weight, and KeyboardInterrupt on a second Ctrl-C.
     """
     callback = RunCallback(run, max_minutes)
-    settings |= {"seed": seed, "callbacks": [callback]}
+    settings["callbacks"] = [callback]
     trainer = build_trainer(profile, run, model, tokenizer, questions, **settings)
     step, checkpoint = last_checkpoint(run)
     # A step that was logged but not saved is done again: each stands there once.
     rows = [json.dumps(row) + "\n" for row in read_log(run) if row["step"] <= step]
     write_atomically(run / "log.jsonl", "".join(rows))
     try:
-        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        trainer.train(resume_from_checkpoint=checkpoint)
     except RuntimeError as error:
         if "probability tensor" not in str(error):
             raise
@@ -271,8 +269,10 @@ def train_or_resume(
 
 def save_adapter(model, folder: Path, base_model: str) -> None:
     """Save a LoRA adapter that names its base model, not a path on this machine."""
-    model.save_pretrained(folder)
-    path = folder / "adapter_config.json"
+    scratch = folder.with_name(f".{folder.name}.part")
+    model.save_pretrained(scratch)
+    path = scratch / "adapter_config.json"
     config = json.loads(path.read_text()) | {"base_model_name_or_path": base_model}
-    write_atomically(path, json.dumps(config, indent=1))
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's card is an empty form
+    path.write_text(json.dumps(config, indent=1))
+    (scratch / "README.md").unlink(missing_ok=True)  # PEFT's card is an empty form
+    os.replace(scratch, folder)

@@ -1,0 +1,79 @@
+"""The T4 recipes on a tiny model: the plumbing, and one step of fp16 by hand.
+
+On a CPU accelerate applies neither autocast nor a gradient scaler, whatever `fp16`
+says. So the runs below prove that the settings are accepted, that an fp16 base and an
+fp32 adapter train together, and that files come out. The arithmetic of a T4 they do not
+test; the step by hand below does, with the CPU's own autocast and scaler.
+"""
+
+import pytest
+import torch
+from peft import get_peft_model
+
+from helpers import training
+from helpers.evaluation import load_questions
+from helpers.models import load_model_and_tokenizer
+from helpers.profiles import PROFILES, lora_config, override
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["article", "t4", "t4_quick"])
+def test_the_recipe_runs_end_to_end(
+    name, tiny_model, gsm8k_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("GRPO_GSM8K_DIR", str(gsm8k_folder))
+    settings = [f"model={tiny_model}", "max_completion_length=4", "max_steps=2"]
+    profile = override(PROFILES[name], [*settings, "save_steps=1"])
+    pair = load_model_and_tokenizer(profile.model, profile.dtype)
+    questions = load_questions(profile, "train", 0)
+    run = tmp_path / "run"
+    training.create_run(run, profile, 0)
+    trainer = training.build_trainer(profile, tmp_path / "unused", *pair, questions)
+    assert trainer.args.fp16 and trainer.model.dtype == torch.float16
+    assert {p.dtype for p in trainer.model.parameters() if p.requires_grad} == {
+        torch.float32
+    }
+    pair = load_model_and_tokenizer(profile.model, profile.dtype)
+    assert training.train_or_resume(profile, run, *pair, questions) is None
+    log = training.read_log(run)
+    assert [row["step"] for row in log] == [1, 2]
+    names = [func.__name__ for func in profile.reward_funcs]
+    assert [k.split("/")[1] for k in log[0] if k.endswith("func/mean")] == names
+
+
+def test_one_step_under_autocast_with_a_scaler_changes_only_the_adapter(tiny_model):
+    model, tokenizer = load_model_and_tokenizer(str(tiny_model), "fp16")
+    torch.manual_seed(0)
+    model = get_peft_model(model, lora_config(PROFILES["t4"]))
+    ids = tokenizer(["one two three", "four five six"], return_tensors="pt").input_ids
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    with torch.autocast("cpu", torch.float16):
+        logits = model(ids).logits[:, :-1]
+        assert logits.dtype == torch.float16
+        logprobs = logits.float().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+        advantages = torch.tensor([[1.0], [-1.0]])
+        loss = -((logprobs - logprobs.detach()).exp() * advantages).mean()
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(trained, 0.1)
+    assert torch.isfinite(norm) and norm > 0
+    scaler.step(optimizer)
+    scaler.update()
+    changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    # At B = 0 the gradient of A is zero: the first step moves B alone.
+    assert changed and all("lora_B" in name for name in changed)
+
+
+def test_an_fp16_adapter_cannot_be_unscaled(tiny_model):
+    model, tokenizer = load_model_and_tokenizer(str(tiny_model), "fp16")
+    config = lora_config(PROFILES["t4"])
+    model = get_peft_model(model, config, autocast_adapter_dtype=False)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer, scaler = torch.optim.SGD(trained), torch.amp.GradScaler("cpu")
+    ids = tokenizer("one two", return_tensors="pt").input_ids
+    scaler.scale(model(ids, labels=ids).loss).backward()
+    with pytest.raises(ValueError, match="Attempting to unscale FP16 gradients"):
+        scaler.unscale_(optimizer)

@@ -1,0 +1,130 @@
+"""The five reward functions, row by row and against any text."""
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from test_prompts import PIECES
+
+from helpers.prompts import XML_COT_FORMAT, XML_TAGS
+from helpers.rewards import (
+    ARTICLE_REWARD_FUNCS,
+    REWARD_FUNCS,
+    correctness_reward_func,
+    count_xml,
+    parse_number,
+    same_answer,
+)
+
+
+def layout(answer: str, reasoning: str = "3 * 6 = 18\nso it is 18") -> str:
+    return XML_COT_FORMAT.format(reasoning=reasoning, answer=answer)
+
+
+ONE_LINE = "<reasoning>3 * 6</reasoning><answer>18</answer>"
+PERFECT = [2.0, 0.5, 0.5, 0.5, 0.5]
+NO_NUMBER = [0.0, 0.0, 0.5, 0.5, 0.5]
+# completion, gold, then correctness, integer, strict, soft, count
+TABLE = [
+    (layout("18"), "18", PERFECT),
+    (layout("18").rstrip("\n"), "18", PERFECT),
+    (layout("18").replace("\n", "\r\n"), "18", PERFECT),
+    (layout("18").rstrip("\n").replace("\n", "\r\n"), "18", PERFECT),
+    (layout("$18"), "18", PERFECT),
+    (layout("-$18"), "-18", PERFECT),
+    (layout("+18"), "18", PERFECT),
+    (layout("1,018"), "1018", PERFECT),
+    (layout("1018"), "1,018", PERFECT),
+    (layout("17"), "18", [0.0, 0.5, 0.5, 0.5, 0.5]),
+    (layout("18.0"), "18", [2.0, 0.0, 0.5, 0.5, 0.5]),
+    (layout("3.5"), "3.50", [2.0, 0.0, 0.5, 0.5, 0.5]),
+    *[
+        (layout(answer), "18", NO_NUMBER)
+        for answer in ("18 apples", "eighteen", "1 8", "", "１８", "१८", "²", "18.")
+    ],
+    (layout("10,18"), "1018", NO_NUMBER),
+    (ONE_LINE, "18", [2.0, 0.5, 0.0, 0.5, 0.5]),
+    ("Sure!\n" + layout("18"), "18", [2.0, 0.5, 0.0, 0.5, 0.5]),
+    (layout("18") + "Done.", "18", [2.0, 0.5, 0.0, 0.5, 0.5]),
+    (layout("18") + "\n", "18", [2.0, 0.5, 0.0, 0.5, 0.5]),
+    (
+        "<answer>\n18\n</answer>\n<reasoning>\n3 * 6\n</reasoning>\n",
+        "18",
+        [2.0, 0.5, 0.0, 0.0, 0.5],
+    ),
+    (layout("18") + "<answer>\n19\n</answer>\n", "18", [0.0, 0.5, 0.0, 0.5, 0.25]),
+    (layout("19") + "<answer>\n18\n</answer>\n", "18", [2.0, 0.5, 0.0, 0.5, 0.25]),
+    ("<reasoning>" + layout("18"), "18", [2.0, 0.5, 0.0, 0.5, 0.375]),
+    (layout("18").replace("</answer>\n", ""), "18", [0.0, 0.0, 0.0, 0.0, 0.375]),
+    (layout("18", reasoning="<answer>"), "18", [2.0, 0.5, 0.0, 0.5, 0.375]),
+    ("18", "18", [0.0] * 5),
+    ("", "18", [0.0] * 5),
+    ("", "", [0.0] * 5),
+]
+
+
+@pytest.mark.parametrize(("text", "gold", "points"), TABLE)
+def test_points_are_those_of_the_table(text, gold, points):
+    chat = [{"role": "assistant", "content": text}]
+    for func, expected in zip(REWARD_FUNCS, points, strict=True):
+        rewards = func(
+            prompts=["p", "p"], completions=[chat, text], answer=[gold, gold], other=1
+        )
+        assert rewards == [expected, expected], func.__name__
+        assert all(type(reward) is float for reward in rewards)
+
+
+@settings(max_examples=300)
+@given(PIECES.map("".join))
+def test_no_text_breaks_a_reward_or_earns_other_points(text):
+    allowed = [{0.0, 2.0}, {0.0, 0.5}, {0.0, 0.5}, {0.0, 0.5}]
+    allowed.append({0.0, 0.125, 0.25, 0.375, 0.5})
+    for func, points in zip(REWARD_FUNCS, allowed, strict=True):
+        assert func(completions=[text], answer=["18"])[0] in points
+
+
+@given(PIECES.map("".join))
+def test_strict_format_implies_soft_format_and_four_tags(text):
+    *_, strict, soft, count = (
+        f(completions=[text], answer=["1"])[0] for f in REWARD_FUNCS
+    )
+    assert not strict or (soft, count) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [*XML_TAGS, "7", "\n", "\r\n", "<answer>7</answer>", "7,777", "<reasoning>\n"],
+)
+def test_rewards_are_linear(piece):
+    text = piece * (1_000_000 // len(piece))
+    texts = [text, layout(text), layout("7", reasoning=text), text + layout("7")]
+    for func in REWARD_FUNCS:
+        start = time.perf_counter()
+        func(completions=texts, answer=["7"] * len(texts))
+        assert time.perf_counter() - start < 1, func.__name__
+
+
+def test_sums_are_those_of_the_course_and_of_the_article():
+    text = layout("18")
+    assert sum(f(completions=[text], answer=["18"])[0] for f in REWARD_FUNCS) == 4.0
+    assert [f.__name__ for f in ARTICLE_REWARD_FUNCS] == [
+        "xmlcount_reward_func",
+        "soft_format_reward_func",
+        "int_reward_func",
+        "correctness_reward_func",
+    ]
+    points = [f(completions=[text], answer=["18"])[0] for f in ARTICLE_REWARD_FUNCS]
+    assert sum(points) == 3.5
+
+
+def test_numbers_are_compared_by_value_and_other_answers_as_text():
+    assert parse_number("-$1,018.50") == parse_number("-1018.5")
+    assert parse_number("1e3") is None
+    assert same_answer("blue", "blue")
+    assert not same_answer("blue", "red")
+    assert count_xml("<answer></answer>") == 0.25
+
+
+def test_a_missing_gold_answer_is_not_overlooked():
+    with pytest.raises(ValueError, match="shorter"):
+        correctness_reward_func(completions=["a", "b"], answer=["1"])
