@@ -48,7 +48,7 @@ def test_one_step_under_autocast_with_a_scaler_changes_only_the_adapter(tiny_mod
     ids = tokenizer(["one two three", "four five six"], return_tensors="pt").input_ids
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-3)
+    optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     with torch.autocast("cpu", torch.float16):
         logits = model(ids).logits[:, :-1]

@@ -78,10 +78,10 @@ def test_an_answer_put_into_the_layout_comes_out_again(answer):
 )
 def test_parsers_are_linear(piece):
     text = piece * (1_000_000 // len(piece))
-    start = time.perf_counter()
+    start = time.process_time()
     extract_xml_answer(text)
     extract_hash_answer("####" + text)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_worked_examples_have_the_layout_that_is_asked_for():

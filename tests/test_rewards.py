@@ -99,9 +99,9 @@ def test_rewards_are_linear(piece):
     text = piece * (1_000_000 // len(piece))
     texts = [text, layout(text), layout("7", reasoning=text), text + layout("7")]
     for func in REWARD_FUNCS:
-        start = time.perf_counter()
+        start = time.process_time()
         func(completions=texts, answer=["7"] * len(texts))
-        assert time.perf_counter() - start < 1, func.__name__
+        assert time.process_time() - start < 1, func.__name__
 
 
 def test_sums_are_those_of_the_course_and_of_the_article():

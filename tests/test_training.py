@@ -1,7 +1,6 @@
 """The trainer, its guards and its log, on a tiny random model."""
 
 import json
-import os
 import signal
 from dataclasses import replace
 from types import SimpleNamespace
@@ -84,7 +83,7 @@ def test_ctrl_c_ends_the_step_and_saves(setup):
     profile, run = setup
 
     def interrupt(completions, **kwargs):
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         return [1.0] * len(completions)
 
     before = signal.getsignal(signal.SIGINT)
