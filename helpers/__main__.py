@@ -127,8 +127,11 @@ def report(run: Path) -> None:
 
 def doctor(args: argparse.Namespace) -> int:
     """Print what was found; return 1 with the remedies where something is missing."""
-    from .doctor import check_machine
-
+    try:
+        from .doctor import check_machine
+    except ImportError as error:
+        print(f"Not ready: {error}; run pip install -r requirements.txt")
+        return 1
     found, remedies = check_machine()
     print("\n".join(found))
     print("\n".join(["", "Not ready:", *remedies]) if remedies else "\nReady.")

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import psutil
 import torch
@@ -10,16 +11,9 @@ from packaging.requirements import Requirement
 
 from .models import cache_folder
 from .profiles import choose_profile
+from .training import PACKAGES
 
-# As in requirements.txt; a test holds the two equal.
-REQUIRED = (
-    "torch>=2.11,<2.14",
-    "transformers>=5.15,<6",
-    "trl>=1.16,<1.17",
-    "peft>=0.20,<1",
-    "datasets>=4.0,<6",
-    "accelerate>=1.14,<2",
-)
+REQUIREMENTS = Path(__file__).parents[1] / "requirements.txt"
 MEMORY_GB, DISK_GB = 6, 2
 
 
@@ -31,7 +25,9 @@ def check_machine() -> tuple[list[str], list[str]]:
     found, remedies = [f"Python {sys.version.split()[0]}"], []
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         remedies.append("Use Python 3.11, 3.12 or 3.13.")
-    for text in REQUIRED:
+    for text in REQUIREMENTS.read_text(encoding="utf-8").splitlines():
+        if not text.startswith(PACKAGES):
+            continue
         wanted = Requirement(text)
         try:
             found.append(f"{wanted.name} {version(wanted.name)}")

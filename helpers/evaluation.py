@@ -46,9 +46,7 @@ def load_questions(
         return get_arithmetic_questions(split, count, seed, examples)
     if profile.dataset == "gsm8k":
         return get_gsm8k_questions(split, count, num_examples=examples)
-    raise CourseError(
-        f"no data set {profile.dataset!r}; use one of {', '.join(SPLITS)}"
-    )
+    raise CourseError(f"no data set {profile.dataset!r}; use {' or '.join(SPLITS)}")
 
 
 def extract_last_number(text: str) -> str:
@@ -67,6 +65,10 @@ def generate_greedy(
     layout = {"padding": True, "padding_side": "left", "add_generation_prompt": True}
     layout |= {"return_tensors": "pt", "return_dict": True}
     ends = torch.tensor(model.generation_config.eos_token_id)
+    # With a frozen output layer, torch 2.13 copies its weights for each prompt of the
+    # first forward pass: 7.0 in place of 1.6 GB for 100 prompts of the cpu profile.
+    head = model.get_output_embeddings().weight
+    frozen, head.requires_grad = not head.requires_grad, True
     answers = []
     model.eval()
     with tqdm(total=len(prompts), desc="answering", unit="problem") as bar:
@@ -80,6 +82,7 @@ def generate_greedy(
             texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
             answers += zip(texts, cut_off, strict=True)
             bar.update(len(texts))
+    head.requires_grad = not frozen
     return answers
 
 
@@ -113,12 +116,10 @@ def few_shot_baseline(
     are kept in the cache folder, once for a model and problem set; None if they are not
     there and `compute` is false.
     """
-    key = [profile.model, profile.dtype, profile.eval_new_tokens, SYSTEM_PROMPT]
-    key += [
-        WORKED_EXAMPLES,
-        load_questions(profile, split, EVALUATION_SEED)["question"][:],
-    ]
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    asked = load_questions(profile, split, EVALUATION_SEED)["question"][:]
+    key = [profile.model, profile.dtype, profile.eval_new_tokens, asked]
+    key = json.dumps([*key, SYSTEM_PROMPT, WORKED_EXAMPLES])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     path = cache_folder() / f"few-shot-{digest}.parquet"
     if not path.exists() and compute:
         tried = []

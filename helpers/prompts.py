@@ -17,15 +17,8 @@ Respond in the following format:
 </answer>
 """
 
-SYSTEM_PROMPT_ZH = """
-请按以下格式回答：
-<reasoning>
-...
-</reasoning>
-<answer>
-...
-</answer>
-"""
+ENGLISH, CHINESE = "Respond in the following format:", "请按以下格式回答："
+SYSTEM_PROMPT_ZH = SYSTEM_PROMPT.replace(ENGLISH, CHINESE)
 
 XML_COT_FORMAT = """\
 <reasoning>

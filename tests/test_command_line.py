@@ -100,8 +100,9 @@ def test_the_doctor_and_the_help(capsys):
     assert "--max-minutes" not in capsys.readouterr().err
 
 
-def test_the_doctor_names_the_remedy(capsys, monkeypatch):
-    monkeypatch.setattr("helpers.doctor.REQUIRED", ("trl>=99",))
+def test_the_doctor_names_the_remedy(capsys, monkeypatch, tmp_path):
+    (tmp_path / "requirements.txt").write_text("trl>=99\n")
+    monkeypatch.setattr("helpers.doctor.REQUIREMENTS", tmp_path / "requirements.txt")
     assert main(["doctor"]) == 1
     assert "pip install 'trl>=99'" in capsys.readouterr().out
 

@@ -114,11 +114,13 @@ def test_greedy_answers_do_not_depend_on_the_batch(tiny_model, tokenizer):
     from helpers.models import load_model_and_tokenizer
 
     model, tokenizer = load_model_and_tokenizer(str(tiny_model))
+    model.requires_grad_(False)
     questions = evaluation.load_questions(PROFILES["smoke"], "test", 0)
     one = evaluation.generate_greedy(model, tokenizer, questions["prompt"][:], 8, 1)
     four = evaluation.generate_greedy(model, tokenizer, questions["prompt"][:], 8, 4)
     assert one == four
     assert all(cut_off for _, cut_off in one)
+    assert not any(p.requires_grad for p in model.parameters())
 
 
 def test_few_shot_is_computed_once_and_kept(tiny_model, tmp_path, monkeypatch):

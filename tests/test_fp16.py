@@ -11,6 +11,7 @@ import torch
 from peft import get_peft_model
 
 from helpers import training
+from helpers.data import get_gsm8k_questions
 from helpers.evaluation import load_questions
 from helpers.models import load_model_and_tokenizer
 from helpers.profiles import PROFILES, lora_config, override
@@ -39,6 +40,23 @@ def test_the_recipe_runs_end_to_end(
     assert [row["step"] for row in log] == [1, 2]
     names = [func.__name__ for func in profile.reward_funcs]
     assert [k.split("/")[1] for k in log[0] if k.endswith("func/mean")] == names
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["article", "t4", "t4_quick"])
+def test_on_a_gpu_autocast_and_the_scaler_are_on(
+    name, tiny_model, gsm8k_folder, tmp_path
+):
+    settings = [f"model={tiny_model}", "max_completion_length=4", "max_steps=2"]
+    profile = override(PROFILES[name], settings)
+    pair = load_model_and_tokenizer(profile.model, profile.dtype)
+    questions = get_gsm8k_questions("train", folder=gsm8k_folder)
+    trainer = training.build_trainer(profile, tmp_path, *pair, questions)
+    assert trainer.model.device.type == "cuda"
+    assert trainer.accelerator.scaler.is_enabled()
+    assert trainer.accelerator.mixed_precision == "fp16"
+    trainer.train()
+    assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
 
 
 def test_one_step_under_autocast_with_a_scaler_changes_only_the_adapter(tiny_model):
