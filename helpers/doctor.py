@@ -2,18 +2,16 @@
 
 import shutil
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
 import torch
-from packaging.requirements import Requirement
 
+from . import check_requirements
 from .models import cache_folder
 from .profiles import choose_profile
 from .training import PACKAGES
 
-REQUIREMENTS = Path(__file__).parents[1] / "requirements.txt"
 MEMORY_GB, DISK_GB = 6, 2
 
 
@@ -25,18 +23,11 @@ def check_machine() -> tuple[list[str], list[str]]:
     found, remedies = [f"Python {sys.version.split()[0]}"], []
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         remedies.append("Use Python 3.11, 3.12 or 3.13.")
-    for text in REQUIREMENTS.read_text(encoding="utf-8").splitlines():
-        if not text.startswith(PACKAGES):
-            continue
-        wanted = Requirement(text)
-        try:
-            found.append(f"{wanted.name} {version(wanted.name)}")
-            good = wanted.specifier.contains(version(wanted.name), prereleases=True)
-        except PackageNotFoundError:
-            found.append(f"{wanted.name} is not installed")
-            good = False
-        if not good:
-            remedies.append(f"pip install '{text}', or -r requirements.txt")
+    for name, line, version, met in check_requirements():
+        if name in PACKAGES or not met:
+            found.append(f"{name} {version or 'is not installed'}")
+        if not met:
+            remedies.append(f"pip install '{line}', or -r requirements.txt")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA GPU"
     found.append(f"{gpu}; {torch.get_num_threads()} CPU threads")
     memory = psutil.virtual_memory().available / 1e9
@@ -46,7 +37,8 @@ def check_machine() -> tuple[list[str], list[str]]:
     folder = cache_folder()
     disk = next(p for p in (folder, *folder.parents) if p.exists())
     free = shutil.disk_usage(disk).free / 1e9
-    found.append(f"{free:.1f} GB of disk free for {folder}")
+    shown = str(folder).replace(str(Path.home()), "~", 1)
+    found.append(f"{free:.1f} GB of disk free for {shown}")
     if free < DISK_GB:
         remedies.append(f"Free {DISK_GB} GB of disk, or set GRPO_CACHE_DIR elsewhere.")
     profile, reason = choose_profile()

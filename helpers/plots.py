@@ -1,11 +1,16 @@
 """Matplotlib figures, drawn from a run's folder alone."""
 
+import io
+import json
 from pathlib import Path
 
+from IPython.display import Image, display
+from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from . import CourseError
-from .training import read_log
+from .evaluation import SCORES
+from .training import load_run, read_log
 
 # Okabe and Ito's palette: told apart by colour-blind readers; the dashes help in print.
 STYLES = {
@@ -15,6 +20,62 @@ STYLES = {
     "soft_format": ("#CC79A7", ":"),
     "xmlcount": ("#E69F00", (0, (5, 1, 1, 1))),
 }
+
+# What evaluation.json calls it: label, colour, hatch.
+PARTS = {
+    "before": ("untrained", "#999999", "//"),
+    "few_shot": ("untrained, best few-shot prompt", "#E69F00", ".."),
+    "after": ("trained", "#0072B2", ""),
+}
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure in a notebook as png, with a text for who cannot see it."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=90)
+    pyplot.close(figure)  # else a notebook draws a pyplot figure once more
+    display(Image(png.getvalue(), metadata={"alt": alt}))
+
+
+def plot_before_after(runs: list[Path], split: str = "test") -> Figure:
+    """Return the mean rewards of runs over their steps, and their scores on a split.
+
+    The runs must have the same parts and number of problems; each bar carries its
+    Wilson 95% interval.
+    """
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for run, line in zip(runs, ("-", "--", ":"), strict=False):
+        log = read_log(run)
+        steps, rewards = [r["step"] for r in log], [r["reward"] for r in log]
+        label = f"seed {load_run(run)[1]}"
+        left.plot(steps, rewards, linestyle=line, color="#0072B2", label=label)
+    left.set(xlabel="step", ylabel="mean reward (of 4.0)", ylim=(0, 4))
+    left.set_title("training")
+    texts = [(run / "evaluation.json").read_text(encoding="utf-8") for run in runs]
+    splits = [json.loads(text)["splits"][split] for text in texts]
+    shown = [name for name in PARTS if all(name in part for part in splits)]
+    width = 0.8 / (len(shown) * len(splits))
+    for bar, (name, part) in enumerate((n, p) for n in shown for p in splits):
+        label, color, hatch = PARTS[name]
+        at = [x - 0.4 + (bar + 0.5) * width for x in range(len(SCORES))]
+        rates = [
+            [100 * part[name][s][k] for s in SCORES] for k in ("rate", "low", "high")
+        ]
+        middle, low, high = rates
+        error = [[m - x for m, x in zip(middle, low, strict=True)]]
+        error += [[x - m for m, x in zip(middle, high, strict=True)]]
+        style = {"color": color, "hatch": hatch, "edgecolor": "white", "capsize": 1.5}
+        label = label if part is splits[0] else None
+        right.bar(at, middle, width, yerr=error, ecolor="black", label=label, **style)
+    right.set_xticks(range(len(SCORES)), SCORES)
+    right.set(ylabel="% of problems", ylim=(0, 105))
+    right.set_title(f"{splits[0]['n']} held-out problems")
+    right.legend(fontsize="small")
+    left.legend(fontsize="small")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 def plot_rewards(run: Path) -> Figure:

@@ -1,9 +1,6 @@
 """Fixtures: the embedded model, a tiny random model that shares its tokenizer."""
 
 import os
-
-os.environ.setdefault("TQDM_DISABLE", "1")
-
 from pathlib import Path
 
 import pytest

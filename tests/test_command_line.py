@@ -102,7 +102,7 @@ def test_the_doctor_and_the_help(capsys):
 
 def test_the_doctor_names_the_remedy(capsys, monkeypatch, tmp_path):
     (tmp_path / "requirements.txt").write_text("trl>=99\n")
-    monkeypatch.setattr("helpers.doctor.REQUIREMENTS", tmp_path / "requirements.txt")
+    monkeypatch.setattr("helpers.ROOT", tmp_path)
     assert main(["doctor"]) == 1
     assert "pip install 'trl>=99'" in capsys.readouterr().out
 

@@ -140,7 +140,7 @@ def test_the_doctor_knows_requirements_and_remedies(monkeypatch, tmp_path):
     assert sum(line.split()[0] in PACKAGES for line in found) == len(PACKAGES)
     assert any(line.startswith("profile cpu: ") for line in found)
     (tmp_path / "requirements.txt").write_text("torch>=99\ntrl-no-such-package>=1\n")
-    monkeypatch.setattr(doctor, "REQUIREMENTS", tmp_path / "requirements.txt")
+    monkeypatch.setattr("helpers.ROOT", tmp_path)
     memory = SimpleNamespace(available=10**9)
     monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: memory)
     found, remedies = doctor.check_machine()

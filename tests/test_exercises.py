@@ -1,0 +1,125 @@
+"""Every exercise of every notebook: solution, stub, wrong answers; never an error."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from IPython.core.inputtransformer2 import TransformerManager
+
+from helpers import exercises
+
+ROOT = Path(__file__).resolve().parents[1]
+WRONG = tomllib.loads((ROOT / "tests" / "wrong_answers.toml").read_text("utf-8"))
+CHECKS = {name for name in vars(exercises) if name.startswith("check_")}
+CHECK = re.compile(r"exercises\.(check_\w+)\((.+)\)$")
+
+
+def names(node: ast.AST, context: type) -> set[str]:
+    """The names that a syntax tree reads (ast.Load) or binds (ast.Store)."""
+    nodes = list(ast.walk(node))
+    found = {n.id for n in nodes if isinstance(n, ast.Name) and type(n.ctx) is context}
+    if context is ast.Store:
+        found |= {
+            n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)
+        }
+        aliases = [a for n in nodes if hasattr(n, "names") for a in n.names]
+        aliases = [a for a in aliases if isinstance(a, ast.alias)]
+        found |= {(a.asname or a.name).split(".")[0] for a in aliases}
+    return found
+
+
+def statements_for(code: str, cells: list) -> str:
+    """The statements of earlier cells without which `code` would not run."""
+    earlier = []
+    for cell in cells:
+        earlier += ast.parse(TransformerManager().transform_cell(cell.source)).body
+    wanted, needed = names(ast.parse(code), ast.Load), []
+    for statement in reversed(earlier):
+        if names(statement, ast.Store) & wanted:
+            wanted |= names(statement, ast.Load)
+            needed.insert(0, ast.unparse(statement))
+    return "\n".join(needed)
+
+
+def find_exercises() -> list:
+    """(notebook, check, argument, statements needed, stub, solution) of each one."""
+    found = []
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        before = []
+        cells = nbformat.read(path, as_version=4).cells
+        for place, cell in enumerate(cells):
+            if cell.cell_type != "code":
+                continue
+            if "exercise" in cell.metadata.get("tags", []):
+                check, argument = CHECK.search(cell.source.strip()).groups()
+                folded = cells[place + 1].source.partition("<summary>Solution<")[2]
+                blocks = re.findall(r"```python\n(.*?)```", folded, re.DOTALL)
+                solution = "\n".join(blocks)
+                needed = statements_for(cell.source + "\n" + solution, before[1:])
+                case = (path.stem, check, argument, needed, cell.source, solution)
+                found.append(pytest.param(*case, id=f"{path.stem}-{check}"))
+            else:
+                before.append(cell)
+    return found
+
+
+EXERCISES = find_exercises()
+
+
+@pytest.mark.parametrize("notebook,check,argument,needed,stub,solution", EXERCISES)
+def test_solution_passes_stub_does_not_mistakes_are_named(
+    notebook, check, argument, needed, stub, solution, capsys, monkeypatch
+):
+    monkeypatch.setenv("GRPO_PROFILE", "smoke")
+    there: dict = {}
+    exec(needed, there)
+    capsys.readouterr()
+    exec(stub, there)
+    assert capsys.readouterr().out.splitlines()[-1] == "○ not done yet"
+    exec(solution, there)
+    assert capsys.readouterr().out.splitlines()[-1] == "✓ right"
+    said = set()
+    for wrong in WRONG[check]:
+        exec(wrong["code"], there)
+        getattr(exercises, check)(there["answer"])
+        line = capsys.readouterr().out.rstrip()
+        assert line.startswith(f"✗ {wrong['says']}"), wrong["code"]
+        assert "\n" not in line
+        said.add(line)
+    assert len(said) == len(WRONG[check]) >= 2
+
+
+def test_each_check_has_its_exercise_and_its_wrong_answers():
+    used = [param.values[1] for param in EXERCISES]
+    assert sorted(used) == sorted(CHECKS) == sorted(WRONG)
+
+
+@pytest.mark.parametrize("check", sorted(CHECKS))
+@given(
+    answer=st.recursive(
+        st.none() | st.text() | st.integers() | st.floats() | st.just(...),
+        lambda part: st.lists(part) | st.dictionaries(st.sampled_from("ABCD"), part),
+    )
+)
+def test_a_check_prints_one_line_and_never_raises(check, answer):
+    getattr(exercises, check)(answer)
+
+
+def test_a_broken_answer_is_one_clear_line(capsys):
+    class Broken(dict):
+        def keys(self):
+            raise RuntimeError("broken")
+
+    exercises.check_four_scores(Broken())
+    assert capsys.readouterr().out == (
+        "✗ this answer cannot be read (RuntimeError: broken)\n"
+    )
+    loop = []
+    loop.append(loop)
+    exercises.check_how_many(loop)
+    assert "RecursionError" in capsys.readouterr().out
