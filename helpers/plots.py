@@ -55,8 +55,11 @@ def plot_before_after(runs: list[Path], split: str = "test") -> Figure:
     texts = [(run / "evaluation.json").read_text(encoding="utf-8") for run in runs]
     splits = [json.loads(text)["splits"][split] for text in texts]
     shown = [name for name in PARTS if all(name in part for part in splits)]
-    width = 0.8 / (len(shown) * len(splits))
-    for bar, (name, part) in enumerate((n, p) for n in shown for p in splits):
+    # A part that is the same in all runs, such as the untrained model, is drawn once.
+    same = {n: all(part[n] == splits[0][n] for part in splits) for n in shown}
+    bars = [(n, part) for n in shown for part in (splits[:1] if same[n] else splits)]
+    width = 0.8 / len(bars)
+    for bar, (name, part) in enumerate(bars):
         label, color, hatch = PARTS[name]
         at = [x - 0.4 + (bar + 0.5) * width for x in range(len(SCORES))]
         rates = [

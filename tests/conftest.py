@@ -1,6 +1,8 @@
 """Fixtures: the embedded model, a tiny random model that shares its tokenizer."""
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from helpers.models import fetch_embedded_model
 
-GSM8K = Path(__file__).resolve().parents[2] / "shared" / "gsm8k"
+ROOT = Path(__file__).resolve().parents[1]
+GSM8K = ROOT.parent / "shared" / "gsm8k"
 
 
 def pytest_collection_modifyitems(items):
@@ -19,6 +22,9 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="wants a CUDA GPU"))
         if "hub" in item.keywords and not os.environ.get("GRPO_TEST_HUB"):
             reason = "wants the Hugging Face Hub; set GRPO_TEST_HUB=1 where it answers"
+            item.add_marker(pytest.mark.skip(reason=reason))
+        if "colab" in item.keywords and not os.environ.get("GRPO_TEST_COLAB"):
+            reason = "makes an environment like Colab's; set GRPO_TEST_COLAB=1"
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
@@ -74,3 +80,15 @@ def gsm8k_folder(tmp_path) -> Path:
     for split in ("train", "test"):
         (folder / f"{split}.jsonl").write_text(rows)
     return folder
+
+
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    """A copy of the course as it is now, what git would not keep left out."""
+    files = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(files, cwd=ROOT, capture_output=True, text=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).exists():
+            (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / "clone" / name)
+    return tmp_path / "clone"

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -270,18 +269,6 @@ def test_a_file_that_is_no_notebook_is_one_line(tmp_path):
     path.write_text("{")
     assert len(gates.check(path)) == 1
     assert gates.check(path)[0].startswith("00_start_here.ipynb: cannot be read: ")
-
-
-@pytest.fixture
-def clone(tmp_path) -> Path:
-    """A copy of the course as it is now, what git would not keep left out."""
-    files = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(files, cwd=ROOT, capture_output=True, text=True).stdout
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).exists():
-            (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, tmp_path / "clone" / name)
-    return tmp_path / "clone"
 
 
 def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess:

@@ -396,6 +396,7 @@ def run(path: Path, profile: str = "cpu") -> None:
         print(f"{path.stem} {number}/{count} {seconds:6.1f} s  {title}", flush=True)
 
     options = {"timeout": 3600, "kernel_name": "python3", "record_timing": False}
+    options["coalesce_streams"] = True
     hooks = {"on_cell_start": on_start, "on_cell_executed": on_end}
     folder = {"metadata": {"path": str(path.parent)}}
     try:
