@@ -9,7 +9,7 @@ from . import CourseError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return 0, 1 (doctor: not ready), 2 (error) or 130 (Ctrl-C)."""
+    """Run one command; return 0, 1 (doctor: ill), 2 (error) or 130 (Ctrl-C)."""
     args = parser().parse_args(arguments)
     try:
         return args.command(args)
@@ -45,8 +45,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     text = "also the untrained model with its best prompt of 0, 1, 2 or 4 examples"
     p.add_argument("--few-shot", action="store_true", help=text)
-    p = commands.add_parser("doctor", help="is this machine ready")
+    text = "is this machine ready, or is a run alive"
+    p = commands.add_parser("doctor", help=text)
     p.set_defaults(command=doctor)
+    p.add_argument("run", nargs="?", type=Path, metavar="RUN", help="a run's folder")
     return top
 
 
@@ -81,10 +83,10 @@ def train(args: argparse.Namespace) -> int:
         evaluation.evaluate_part(run, "test", "before", model, tokenizer)
         evaluation.evaluate_part(run, "test", "few_shot", model, tokenizer, False)
         if not (run / "adapter" / "adapter_config.json").exists():
-            settings["max_minutes"] = args.max_minutes
-            stopped = training.train_or_resume(
+            trainer = training.build_trainer(
                 profile, run, model, tokenizer, questions, **settings
             )
+            stopped = training.train_or_resume(trainer, run, args.max_minutes)
             if stopped:
                 print(f"Stopped ({stopped}) and saved. Go on: {go_on}")
                 return 130 if stopped == "Ctrl-C" else 0
@@ -126,12 +128,16 @@ def report(run: Path) -> None:
 
 
 def doctor(args: argparse.Namespace) -> int:
-    """Print what was found; return 1 with the remedies where something is missing."""
+    """Print how a run or this machine does; return 1 if anything is wrong with it."""
     try:
-        from .doctor import check_machine
+        from .doctor import check_machine, check_run
     except ImportError as error:
         print(f"Not ready: {error}; run pip install -r requirements.txt")
         return 1
+    if args.run:
+        lines = check_run(args.run)
+        print("\n".join(lines))
+        return 0 if lines[0].startswith("alive") else 1
     found, remedies = check_machine()
     print("\n".join(found))
     print("\n".join(["", "Not ready:", *remedies]) if remedies else "\nReady.")

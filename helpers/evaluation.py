@@ -22,7 +22,7 @@ from .data import drop_long_prompts, get_arithmetic_questions, get_gsm8k_questio
 from .models import cache_folder
 from .profiles import Profile
 from .prompts import SYSTEM_PROMPT, WORKED_EXAMPLES
-from .training import load_run, write_atomically
+from .training import PACKAGES, load_run, read_log, write_atomically
 
 SCORES = ("format", "strict", "lenient")
 SPLITS = {"arithmetic": ("test", "transfer"), "gsm8k": ("test",)}
@@ -245,3 +245,81 @@ def report(run: Path) -> str:
             count = part["few_shot"]["examples"]
             text += f"\nfew_shot: untrained, {count} worked examples in the prompt.\n"
     return text
+
+
+def sample_completions(
+    model, tokenizer, prompts: list, num_samples: int, temperature, max_new_tokens: int
+) -> list[list[str]]:
+    """Return `num_samples` completions of each chat prompt, drawn at a temperature.
+
+    Temperature 0 is greedy. Unlike in `generate`, each prompt is read once for all its
+    samples, and a finished completion leaves the batch.
+    """
+    layout = {"padding": True, "padding_side": "left", "add_generation_prompt": True}
+    layout |= {"return_tensors": "pt", "return_dict": True}
+    batch = tokenizer.apply_chat_template(prompts, **layout).to(model.device)
+    ends = torch.tensor(model.generation_config.eos_token_id, device=model.device)
+    mask, n = batch["attention_mask"], num_samples
+    position = (mask.cumsum(1) - 1).clamp(0)
+    shape = len(prompts) * n, max_new_tokens
+    ids = torch.full(shape, tokenizer.pad_token_id, device=model.device)
+    rows = torch.arange(len(ids), device=model.device)  # those that still go on
+    head = model.get_output_embeddings().weight  # see generate_greedy
+    frozen, head.requires_grad = not head.requires_grad, True
+    model.eval()
+    with torch.inference_mode():
+        read = model(**batch, position_ids=position, logits_to_keep=1, use_cache=True)
+        logits, cache = read.logits[:, -1].repeat_interleave(n, 0), read.past_key_values
+        cache.batch_repeat_interleave(n)
+        mask, position = (x.repeat_interleave(n, 0) for x in (mask, position[:, -1:]))
+        for step in range(max_new_tokens):
+            if temperature:
+                likely = (logits.float() / temperature).softmax(-1)
+                token = likely.multinomial(1)
+            else:
+                token = logits.argmax(-1, keepdim=True)
+            ids[rows, step] = token[:, 0]
+            going = (~torch.isin(token[:, 0], ends)).nonzero()[:, 0]
+            if not len(going):
+                break
+            if len(going) < len(rows):
+                rows, mask, position = rows[going], mask[going], position[going]
+                token = token[going]
+                cache.batch_select_indices(going)
+            mask, position = torch.cat([mask, torch.ones_like(token)], 1), position + 1
+            state = {"attention_mask": mask, "position_ids": position}
+            logits = model(token, past_key_values=cache, **state).logits[:, -1]
+    head.requires_grad = not frozen
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return [texts[start : start + n] for start in range(0, len(texts), n)]
+
+
+def describe_run(run: Path) -> str:
+    """Return a few lines on a run, to paste into a report: machine, seconds, scores."""
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    made, profile, log = (
+        config["machine"],
+        config["profile"],
+        pd.DataFrame(read_log(run)),
+    )
+    packages = ", ".join(f"{name} {made[name]}" for name in ("python", *PACKAGES))
+    middle = log.filter(regex="^(step_time|seconds/.*|memory_gb)$").median()
+    parts = [f"{name[8:]} {middle[name]:.1f}" for name in middle.index if "/" in name]
+    lines = [
+        f"{made['gpu'] or 'no GPU'}; {made['cpu']}, {made['cores']} cores",
+        packages,
+        f"profile {profile['name']}, {profile['model']} in {profile['dtype']}, "
+        f"{len(log)} steps, seed {config['seed']}",
+        f"seconds a step (median): {middle['step_time']:.1f}, of it {', '.join(parts)}",
+        f"memory: {log['memory_gb'].max():.2f} GB at most",
+    ]
+    summary = run / "evaluation.json"
+    splits = json.loads(summary.read_text())["splits"] if summary.exists() else {}
+    for split, part in splits.items():
+        for which in ("before", "after"):
+            rates = [
+                f"{s} {part[which][s]['rate']:.1%}" for s in SCORES if which in part
+            ]
+            if rates:
+                lines.append(f"{split}, n = {part['n']}, {which}: {', '.join(rates)}")
+    return "\n".join(lines)

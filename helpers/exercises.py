@@ -7,7 +7,11 @@ yet", and Run all goes on. Where a usual mistake is known, the line names it.
 import functools
 from collections.abc import Callable
 
+import torch
+
 from .evaluation import wilson_interval
+from .memory import GIB, T4_GIB, memory_budget, peak
+from .profiles import PROFILES
 
 
 def exercise(check: Callable[[object], str | None]) -> Callable[[object], None]:
@@ -20,6 +24,9 @@ def exercise(check: Callable[[object], str | None]) -> Callable[[object], None]:
                 print("○ not done yet")
                 return
             wrong = check(answer)
+        except NotDone:
+            print("○ not done yet")
+            return
         except Exception as error:  # whatever a learner's answer may raise
             wrong = f"this answer cannot be read ({type(error).__name__}: {error})"
         print(f"✗ {wrong}" if wrong else "✓ right")
@@ -34,6 +41,43 @@ def holds_stub(answer: object) -> bool:
     if isinstance(answer, list | tuple):
         return any(holds_stub(part) for part in answer)
     return answer is ...
+
+
+class NotDone(Exception):
+    """The stub of a function still returns `...`."""
+
+
+def compare(
+    answer: Callable, right: Callable, cases: list, mistakes: list
+) -> str | None:
+    """Return what is wrong with a function of one tensor, None where nothing is.
+
+    `mistakes` holds (function, message): the message is given where the answer agrees
+    with that function in all cases, but not with `right`.
+    """
+    given = [answer(case.clone()) for case in cases]
+    if holds_stub(given):
+        raise NotDone
+    given = [torch.as_tensor(value, dtype=torch.float32) for value in given]
+
+    def first_difference(function: Callable) -> int | None:
+        for place, (case, value) in enumerate(zip(cases, given, strict=True)):
+            wanted = function(case)
+            close = {"rtol": 1e-4, "atol": 1e-6, "equal_nan": True}
+            if value.shape != wanted.shape or not torch.allclose(
+                value, wanted, **close
+            ):
+                return place
+        return None
+
+    place = first_difference(right)
+    if place is None:
+        return None
+    for function, message in mistakes:
+        if first_difference(function) is None:
+            return message
+    wanted, got = right(cases[place]).tolist(), given[place].tolist()
+    return f"for {cases[place].tolist()}: expected {wanted}, got {got}"
 
 
 @exercise
@@ -79,3 +123,166 @@ def check_how_many(answer):
     if reach(n) <= 0.025:
         return "that many bring it to 5 points in all; 5 to each side need fewer"
     return None if reach(n - 4) > 0.05 else f"{n} are enough, but so are fewer"
+
+
+@exercise
+def check_article_run(answer):
+    """5.1: completions and problems in a step of the article's run, and its steps."""
+    right = {"completions": 8, "problems": 2, "steps": 10}
+    hints = {
+        ("completions", 4): "4 go through at once; how many times in a step?",
+        ("problems", 8): "not every completion has a problem of its own",
+        ("problems", 4): "4 is the size of a group; how many groups are there?",
+        ("steps", 20): "a step uses more than one problem",
+        ("steps", 2.5): "20 problems are not 20 completions",
+    }
+    if not isinstance(answer, dict) or answer.keys() != right.keys():
+        return "expected a dict with completions, problems and steps"
+    for name, wanted in right.items():
+        if answer[name] != wanted:
+            return f"{name}: {hints.get((name, answer[name]), 'look at the hint')}"
+    return None
+
+
+@exercise
+def check_largest_batch(answer):
+    """5.2: completions at once on a T4 without gradient checkpointing."""
+
+    def needs(batch: int) -> float:
+        changes = {"per_device_train_batch_size": batch}
+        changes["gradient_accumulation_steps"] = 32 // batch
+        changes["gradient_checkpointing"] = False
+        return peak(memory_budget(PROFILES["t4"], **changes))[1] / GIB
+
+    batch, limit = int(answer), T4_GIB - 0.5
+    if batch not in (1, 2, 4, 8, 16, 32):
+        return "expected one of 1, 2, 4, 8, 16 and 32"
+    if needs(batch) <= limit:
+        more = batch < 32 and needs(2 * batch) <= limit
+        return f"{batch} fit, but so do {2 * batch}" if more else None
+    return f"without checkpointing {batch} need {needs(batch):.1f} GiB"
+
+
+@exercise
+def check_advantages(answer):
+    """5.3: the advantages of one group."""
+
+    def centred(rewards: torch.Tensor) -> torch.Tensor:
+        return rewards - rewards.mean()
+
+    rewards = [[0.0, 0.0, 0.0, 4.0], [0.5, 2.5, 3.5, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]]
+    mistakes = [
+        (lambda r: centred(r) / (r.std(correction=0) + 1e-4), "that std divides by n"),
+        (lambda r: centred(r) / r.std(), "a group without spread divides by zero"),
+        (centred, "this is the distance from the mean; the spread is missing"),
+        (lambda r: r / (r.std() + 1e-4), "the mean of the group is not taken off"),
+        (lambda r: -centred(r) / (r.std() + 1e-4), "the sign is turned round"),
+    ]
+
+    def right(rewards: torch.Tensor) -> torch.Tensor:
+        return centred(rewards) / (rewards.std() + 1e-4)
+
+    return compare(answer, right, [torch.tensor(group) for group in rewards], mistakes)
+
+
+@exercise
+def check_gain(answer):
+    """6.1: gain in points, and % of the problems that changed, from four counts."""
+    gain, changed = (round(float(part), 6) for part in answer)
+    hints = {
+        35: "those newly wrong count too",
+        36: "that is a number of problems; points are % of all 120",
+        0.3: "that is a fraction of 1; points are hundredths",
+        55: "that is the rate after training; what was it before?",
+    }
+    if gain != 30:
+        return f"gain: {hints.get(gain, 'newly right minus newly wrong, of 120')}"
+    if changed == 30:
+        return "changed: that is the gain; newly wrong problems changed too"
+    return None if changed == 40 else "changed: newly right and newly wrong, of 120"
+
+
+@exercise
+def check_claims(answer):
+    """6.2: which of four claims a report supports."""
+    hints = {
+        "A": "the whole interval of lenient on test is above 0",
+        "B": "the interval on transfer holds 0",
+        "C": "from -1 to 19 points: not shown to be there is not shown to be absent",
+        "D": "lenient needs no tag: what part of the gain did it not see?",
+    }
+    if not isinstance(answer, dict) or answer.keys() != hints.keys():
+        return "expected a dict with the keys A, B, C and D"
+    wanted = {"A": True, "B": False, "C": False, "D": True}
+    wrong = [name for name in hints if bool(answer[name]) != wanted[name]]
+    return f"{wrong[0]}: {hints[wrong[0]]}" if wrong else None
+
+
+@exercise
+def check_problems_needed(answer):
+    """6.3: problems to see a gain of 5 points where 30% of them change."""
+    n, right = float(answer), 2.8**2 * (0.30 - 0.05**2) / 0.05**2
+    mistakes = {
+        1.96**2 / 2.8**2: "with 1.96 the gain is seen half of the time, not 4 in 5",
+        1e-4: "5 points are 0.05 where shares are fractions of 1",
+        0.42 / 0.2975: "that is for two different sets of problems",
+    }
+    for ratio, message in mistakes.items():
+        if abs(n / right - ratio) < 0.02 * ratio:
+            return message
+    return None if abs(n / right - 1) < 0.01 else "expected spread², times (2.8 / d)²"
+
+
+@exercise
+def check_curves(answer):
+    """6.4: what three pairs of pass@k curves say."""
+    wanted = {"A": "more often", "B": "new", "C": "narrower"}
+    hints = {
+        "A": "pass@1 rose, but which problems did 16 tries solve that they did not?",
+        "B": "pass@16 rose by 20 points: were those problems in reach before?",
+        "C": "pass@16 fell: does it still reach all that it reached?",
+    }
+    if not isinstance(answer, dict) or answer.keys() != wanted.keys():
+        return "expected a dict with the keys A, B and C"
+    wrong = [name for name in wanted if answer[name] != wanted[name]]
+    return f"{wrong[0]}: {hints[wrong[0]]}" if wrong else None
+
+
+@exercise
+def check_times_likelier(answer):
+    """6.5: how many times likelier a token became, from -3.0 to -0.5 nats."""
+    times = float(answer)
+    if abs(times - 2.5) < 0.01:
+        return "that is the difference of the logarithms; undo the logarithm"
+    if abs(times - 6) < 0.01:
+        return "logarithms are subtracted, not divided"
+    if abs(times - 316) < 1:
+        return "these are natural logarithms, not powers of 10"
+    return None if abs(times - 12.18) < 0.1 else "expected exp(after - before)"
+
+
+# Of recorded/sick/: the runs that exercise 5.4 shows, by letter.
+PATIENTS = {"A": "length_creeping", "B": "gradient_exploding", "C": "no_variance"}
+
+
+@exercise
+def check_diagnoses(answer):
+    """5.4: what is wrong with three runs."""
+    known = ["no variance", "everything cut off", "entropy collapsed"]
+    known += ["gradient exploding", "length creeping", "reward hacked"]
+    hints = {
+        ("A", "everything cut off"): "at the end almost half are cut off. What led to it?",
+        ("A", "reward hacked"): "what grows together with the reward?",
+        ("B", "reward hacked"): "the reward was that large from the first step on",
+        ("C", "entropy collapsed"): "it hesitates as much at the end as at the start",
+        ("C", "reward hacked"): "the reward does not rise",
+    }
+    if not isinstance(answer, dict) or answer.keys() != PATIENTS.keys():
+        return "expected a dict with the keys A, B and C"
+    for name, run in PATIENTS.items():
+        if answer[name] not in known:
+            return f"{name}: expected one of {', '.join(known)}"
+        if answer[name] != run.replace("_", " "):
+            hint = "which column stands out, and which one moves?"
+            return f"{name}: {hints.get((name, answer[name]), hint)}"
+    return None

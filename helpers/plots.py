@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from pathlib import Path
 
 from IPython.display import Image, display
@@ -29,12 +30,17 @@ PARTS = {
 }
 
 
-def show(figure: Figure, alt: str) -> None:
-    """Display a figure in a notebook as png, with a text for who cannot see it."""
+def as_image(figure: Figure, alt: str) -> Image:
+    """Return a figure as png, with a text for who cannot see it."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=90)
     pyplot.close(figure)  # else a notebook draws a pyplot figure once more
-    display(Image(png.getvalue(), metadata={"alt": alt}))
+    return Image(png.getvalue(), metadata={"alt": alt})
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure in a notebook; `alt` says in words what it shows."""
+    display(as_image(figure, alt))
 
 
 def plot_before_after(runs: list[Path], split: str = "test") -> Figure:
@@ -112,4 +118,43 @@ def plot_rewards(run: Path) -> Figure:
     for axes in (total, parts):
         axes.legend(fontsize="small")
         axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_run(run: Path, step: int | None = None) -> Figure:
+    """Return six small pictures of a run up to a step (the last by default).
+
+    Rewards by function; spread and share of groups without any; length and share cut
+    off at the limit; entropy; gradient norm; seconds a step. Raises CourseError if the
+    run has logged no step.
+    """
+    log = [row for row in read_log(run) if step is None or row["step"] <= step]
+    if not log:
+        raise CourseError(f"{run} has no step in its log.jsonl yet")
+    config, steps = load_run(run)[0].grpo, [row["step"] for row in log]
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    axes = figure.subplots(2, 3).flat
+
+    def draw(place, title, lines, unit=""):
+        for number, (key, label) in enumerate(lines.items()):
+            color, dashes = STYLES.get(label, list(STYLES.values())[number])
+            values = [row.get(key, math.nan) for row in log]
+            style = {"color": color, "linestyle": dashes, "label": label}
+            axes[place].plot(steps, values, marker=".", **style)
+        axes[place].set(title=title, ylabel=unit)
+        axes[place].set_xlim(0.5, max(config.get("max_steps") or 0, steps[-1]) + 0.5)
+        axes[place].spines[["top", "right"]].set_visible(False)
+        if len(lines) > 1:
+            axes[place].legend(fontsize="x-small")
+
+    means = [k for k in log[0] if k.startswith("rewards/") and k.endswith("/mean")]
+    short = {key: key.split("/")[1].removesuffix("_reward_func") for key in means}
+    draw(0, f"reward, {log[-1]['reward']:.2f} in all", short, "points")
+    share = "frac_reward_zero_std"
+    draw(1, "spread of rewards", {"reward_std": "std", share: "groups without"})
+    long, cut = "completions/mean_length", "completions/clipped_ratio"
+    draw(2, f"length, {log[-1].get(cut, 0):.0%} cut off", {long: "tokens"}, "tokens")
+    draw(3, "entropy", {"entropy": "entropy"}, "nats")
+    draw(4, "gradient norm", {"grad_norm": "norm"})
+    draw(5, "time", {"step_time": "seconds"}, "seconds a step")
     return figure

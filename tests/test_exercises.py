@@ -2,6 +2,7 @@
 
 import ast
 import re
+import symtable
 import tomllib
 from pathlib import Path
 
@@ -19,18 +20,18 @@ CHECKS = {name for name in vars(exercises) if name.startswith("check_")}
 CHECK = re.compile(r"exercises\.(check_\w+)\((.+)\)$")
 
 
-def names(node: ast.AST, context: type) -> set[str]:
-    """The names that a syntax tree reads (ast.Load) or binds (ast.Store)."""
-    nodes = list(ast.walk(node))
-    found = {n.id for n in nodes if isinstance(n, ast.Name) and type(n.ctx) is context}
-    if context is ast.Store:
-        found |= {
-            n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)
-        }
-        aliases = [a for n in nodes if hasattr(n, "names") for a in n.names]
-        aliases = [a for a in aliases if isinstance(a, ast.alias)]
-        found |= {(a.asname or a.name).split(".")[0] for a in aliases}
-    return found
+def names(code: str) -> tuple[set[str], set[str]]:
+    """The names that code binds, and those that it reads, at its top level."""
+    top = symtable.symtable(code, "cell", "exec")
+    symbols = top.get_symbols()
+    bound = {s.get_name() for s in symbols if s.is_assigned() or s.is_imported()}
+    read = {s.get_name() for s in symbols if s.is_referenced()}
+    tables = top.get_children()
+    while tables:
+        table = tables.pop()
+        read |= {s.get_name() for s in table.get_symbols() if s.is_global()}
+        tables += table.get_children()
+    return bound, read
 
 
 def statements_for(code: str, cells: list) -> str:
@@ -38,11 +39,12 @@ def statements_for(code: str, cells: list) -> str:
     earlier = []
     for cell in cells:
         earlier += ast.parse(TransformerManager().transform_cell(cell.source)).body
-    wanted, needed = names(ast.parse(code), ast.Load), []
-    for statement in reversed(earlier):
-        if names(statement, ast.Store) & wanted:
-            wanted |= names(statement, ast.Load)
-            needed.insert(0, ast.unparse(statement))
+    wanted, needed = names(code)[1], []
+    for statement in map(ast.unparse, reversed(earlier)):
+        bound, read = names(statement)
+        if bound & wanted:
+            wanted |= read
+            needed.insert(0, statement)
     return "\n".join(needed)
 
 

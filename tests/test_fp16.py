@@ -35,7 +35,8 @@ def test_the_recipe_runs_end_to_end(
         torch.float32
     }
     pair = load_model_and_tokenizer(profile.model, profile.dtype)
-    assert training.train_or_resume(profile, run, *pair, questions) is None
+    trainer = training.build_trainer(profile, run, *pair, questions)
+    assert training.train_or_resume(trainer, run) is None
     log = training.read_log(run)
     assert [row["step"] for row in log] == [1, 2]
     names = [func.__name__ for func in profile.reward_funcs]

@@ -34,7 +34,9 @@ def train(profile, run, **settings):
     pair = load_model_and_tokenizer(profile.model, profile.dtype)
     questions = load_questions(profile, "train", 0)
     settings.setdefault("reward_funcs", [length_reward])
-    return training.train_or_resume(profile, run, *pair, questions, **settings)
+    minutes = settings.pop("max_minutes", None)
+    trainer = training.build_trainer(profile, run, *pair, questions, **settings)
+    return training.train_or_resume(trainer, run, minutes)
 
 
 def steps(run):
@@ -64,7 +66,9 @@ def test_a_run_leaves_its_log_its_completions_and_its_adapter(setup):
 
 def test_time_over_saves_and_resume_ends_as_if_never_stopped(setup, tmp_path):
     profile, run = setup
-    assert train(profile, run, max_minutes=0) == "0 minutes are over"
+    assert (
+        train(profile, run, max_minutes=0) == "0 minutes leave no time for another step"
+    )
     assert steps(run) == [1] and not (run / "adapter").exists()
     with open(run / "log.jsonl", "a") as file:  # logged, but killed before it was saved
         file.write('{"step": 2, "loss": 0}\n{"step": 3, "lo')
@@ -141,7 +145,8 @@ def test_a_model_that_is_not_finite_is_said(setup):
         model.model.norm.weight.fill_(float("nan"))
     questions = load_questions(profile, "train", 0)
     with pytest.raises(CourseError, match="the model's output is not finite"):
-        training.train_or_resume(profile, run, model, tokenizer, questions)
+        trainer = training.build_trainer(profile, run, model, tokenizer, questions)
+        training.train_or_resume(trainer, run)
 
 
 def broken(completions, **kwargs):

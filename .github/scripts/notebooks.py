@@ -50,6 +50,7 @@ ADDRESSES = (
     IN_PYPROJECT,
     rf"(colab\.research\.google\.com/github/){NAME}(?=/blob/)",
     rf"(git clone (?:-\S+ |\d+ )*https://github\.com/){NAME}",
+    rf"(https://github\.com/){NAME}(?=/issues/new)",
     rf'(repository-code: "https://github\.com/){NAME}',
 )
 STAMPED = ("pyproject.toml", "README.md", "CITATION.cff", ".github/CONTRIBUTING.md")

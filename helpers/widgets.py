@@ -1,0 +1,215 @@
+"""Widgets of the notebooks, and tables for where no widget is drawn.
+
+All text that a model wrote is escaped: it cannot become part of the page.
+"""
+
+import time
+from contextlib import nullcontext
+from html import escape
+from pathlib import Path
+from statistics import median
+
+import ipywidgets as widgets
+import pandas as pd
+from IPython.display import HTML, display
+from transformers import TrainerCallback
+
+from . import CourseError
+from .evaluation import SCORES, sample_completions
+from .plots import as_image, plot_run
+from .rewards import completion_text
+from .training import read_log
+
+# Right before, right after; right by the score that is chosen.
+OUTCOMES = {"all": None, "newly right": (False, True), "newly wrong": (True, False)}
+OUTCOMES |= {"right both times": (True, True), "wrong both times": (False, False)}
+
+
+def text_table(frame: pd.DataFrame) -> str:
+    """Return a table of texts as HTML, escaped, with their line breaks."""
+    left = [{"selector": "th", "props": "text-align: left"}]
+    look = {"white-space": "pre-wrap", "text-align": "left", "vertical-align": "top"}
+    style = frame.style.format(escape="html").hide(axis="index").set_table_styles(left)
+    return style.set_properties(**look).to_html()
+
+
+def select_pairs(pairs: pd.DataFrame, score: str, outcome: str, lengths=(0, 10**9)):
+    """Return the pairs with an outcome by a score.
+
+    `lengths` are the least and most characters that the trained model wrote.
+    """
+    fits = pairs["trained"].str.len().between(*lengths)
+    if OUTCOMES[outcome]:
+        right = pairs[[f"{score} before", f"{score} after"]]
+        fits &= (right == list(OUTCOMES[outcome])).all(axis=1)
+    return pairs.loc[fits, ["question", "answer", "untrained", "trained"]]
+
+
+def browse_completions(pairs: pd.DataFrame) -> None:
+    """Display a browser of completions before and after, below a table of two of them.
+
+    `pairs` holds question, answer, the texts `untrained` and `trained`, and the scores
+    as columns such as "strict before" and "strict after".
+    """
+    two = [select_pairs(pairs, "lenient", o)[:1] for o in list(OUTCOMES)[1:3]]
+    display(HTML(text_table(pd.concat(two))))
+    longest = int(pairs["trained"].str.len().max())
+    score = widgets.Dropdown(options=SCORES, value="lenient", description="score")
+    outcome = widgets.Dropdown(options=list(OUTCOMES), description="show")
+    span = {"value": (0, longest), "max": longest, "description": "characters"}
+    lengths = widgets.IntRangeSlider(**span)
+    number = widgets.IntSlider(value=1, min=1, description="number")
+    count, shown = widgets.Label(), widgets.HTML()
+
+    def renew(change=None):
+        chosen = select_pairs(pairs, score.value, outcome.value, lengths.value)
+        count.value = f"{len(chosen)} of {len(pairs)} problems"
+        number.max = max(1, len(chosen))
+        shown.value = text_table(chosen[number.value - 1 : number.value])
+
+    for control in (score, outcome, lengths, number):
+        control.observe(renew, "value")
+    renew()
+    rows = [widgets.HBox([score, outcome, count]), widgets.HBox([lengths, number])]
+    display(widgets.VBox([*rows, shown]))
+
+
+def chat(model, tokenizer, prompt: list[dict], limit: int = 128) -> None:
+    """Display a chat with a PeftModel, its adapter off and on, side by side.
+
+    Both answer `prompt` (chat messages) greedily, in at most `limit` tokens; "new chat"
+    leaves what stands before its last message.
+    """
+    talk: list[dict] = []
+    shown, status = widgets.HTML(), widgets.Label()
+    line = widgets.Textarea(placeholder="Write to both models")
+    send, anew = (widgets.Button(description=text) for text in ("send", "new chat"))
+
+    def ask(question: str) -> str:
+        talk.append({"role": "user", "untrained": question, "trained": question})
+        answers = {"role": "assistant"}
+        for side in ("untrained", "trained"):
+            said = [{"role": turn["role"], "content": turn[side]} for turn in talk]
+            chats = [[*prompt[:-1], *said]]
+            with model.disable_adapter() if side == "untrained" else nullcontext():
+                texts = sample_completions(model, tokenizer, chats, 1, 0, limit)
+            answers[side] = texts[0][0]
+        talk.append(answers)
+        return text_table(pd.DataFrame(talk))
+
+    def on_send(button):
+        question, send.disabled = line.value.strip(), True
+        status.value = "writing …" if question else "Write something first."
+        if question:
+            shown.value, line.value, status.value = ask(question), "", ""
+        send.disabled = False
+
+    def on_new(button):
+        talk.clear()
+        shown.value, send.disabled = "", False
+
+    send.on_click(on_send)
+    anew.on_click(on_new)
+    display(HTML(ask(prompt[-1]["content"])))
+    display(widgets.VBox([line, widgets.HBox([send, anew, status]), shown]))
+
+
+def color_tokens(pieces: list[str], changes: list[float]) -> str:
+    """Return tokens as HTML, coloured by the change of their log-probability.
+
+    Blue: likelier; orange: less likely, underlined from 0.1 nats on. Most colour at 3.
+    """
+    html = ""
+    for piece, change in zip(pieces, changes, strict=True):
+        color = "0,114,178" if change > 0 else "230,159,0"
+        style = f"background:rgba({color},{min(abs(change), 3) / 4:.2f})"
+        style += ";text-decoration:underline" if change < -0.1 else ""
+        text = escape(piece).replace("\n", "↵\n")
+        html += f'<span style="{style}" title="{change:+.2f}">{text}</span>'
+    page = "background:white;color:black;white-space:pre-wrap;padding:0.5em"
+    return f'<div style="{page}">{html}</div>'
+
+
+def completions_html(run: Path, step: int, count: int = 4) -> str:
+    """Return a step's first completions as an HTML table: rewards, and the advantage.
+
+    The background says how the advantage pushes a completion: blue likelier, orange
+    less likely. "" if the run kept no completions of that step.
+    """
+    path = run / "completions" / f"completions_{step:05d}.parquet"
+    if not path.exists():
+        return ""
+    frame = pd.read_parquet(path).head(count)
+    names = [n for n in frame if n not in ("step", "prompt", "completion", "advantage")]
+    cells = [
+        "completion",
+        *(n.removesuffix("_reward_func") for n in names),
+        "advantage",
+    ]
+    table = "<tr>" + "".join(f"<th>{cell}</th>" for cell in cells) + "</tr>"
+    for _, row in frame.iterrows():
+        push = float(row["advantage"])
+        text = completion_text(row["completion"])
+        color = "0,114,178" if push > 0 else "230,159,0"
+        strength = min(abs(push), 2) / 5
+        table += f'<tr style="background: rgba({color},{strength:.2f})">'
+        style = "white-space: pre-wrap; text-align: left"
+        table += f'<td style="{style}">{escape(text)}</td>'
+        table += "".join(f"<td>{row[name]:.3g}</td>" for name in names)
+        table += f"<td>{push:+.2f}</td></tr>"
+    return f"<table><caption>step {step}</caption>{table}</table>"
+
+
+class Dashboard(TrainerCallback):
+    """A run's pictures and latest completions, redrawn in place while it trains.
+
+    Reads the run's folder alone. It redraws at a step's end, every `seconds` at most,
+    and less often where drawing takes more than 1/40 of the time (2.5%). What it drew
+    last stays in the notebook.
+    """
+
+    def __init__(self, run: Path, seconds: float = 10.0):
+        self.run, self.seconds = run, seconds
+        self.next, self.spent, self.start = 0.0, 0.0, time.monotonic()
+        self.places = [display(HTML(""), display_id=True) for _ in range(3)]
+
+    def draw(self, step: int | None = None, left: str = "") -> None:
+        """Redraw up to a step, the last one by default."""
+        rows = [r for r in read_log(self.run) if step is None or r["step"] <= step]
+        if not rows:
+            return
+        begun, last = time.monotonic(), rows[-1]
+        title = f"step {last['step']}, reward {last['reward']:.2f}{left}"
+        figure = plot_run(self.run, last["step"])
+        self.places[0].update(HTML(f"<b>{title}</b>"))
+        self.places[1].update(as_image(figure, f"Six curves of the run: {title}"))
+        self.places[2].update(HTML(completions_html(self.run, last["step"])))
+        now = time.monotonic()
+        self.spent += now - begun
+        self.next = now + max(self.seconds, 40 * (now - begun))
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Redraw with the steps before this one, whose log is written by now."""
+        if state.global_step and time.monotonic() >= self.next:
+            times = [row["step_time"] for row in read_log(self.run)[-5:]]
+            left = (state.max_steps - state.global_step) * median(times) / 60
+            self.draw(left=f", about {left:.0f} minutes left")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Draw the end, whenever the last drawing was."""
+        self.draw()
+
+
+def replay(run: Path) -> None:
+    """Show a recorded or finished run, with a slider over its steps.
+
+    Raises CourseError if the run has logged no step.
+    """
+    steps = [row["step"] for row in read_log(run)]
+    if not steps:
+        raise CourseError(f"{run} has no step in its log.jsonl yet")
+    slider = widgets.SelectionSlider(options=steps, value=steps[-1], description="step")
+    display(slider)
+    dashboard = Dashboard(run)
+    dashboard.draw()
+    slider.observe(lambda change: dashboard.draw(change["new"]), "value")
