@@ -271,7 +271,7 @@ def check_diagnoses(answer):
     known = ["no variance", "everything cut off", "entropy collapsed"]
     known += ["gradient exploding", "length creeping", "reward hacked"]
     hints = {
-        ("A", "everything cut off"): "at the end almost half are cut off. What led to it?",
+        ("A", "everything cut off"): "almost half are cut off at the end: why?",
         ("A", "reward hacked"): "what grows together with the reward?",
         ("B", "reward hacked"): "the reward was that large from the first step on",
         ("C", "entropy collapsed"): "it hesitates as much at the end as at the start",
