@@ -419,6 +419,8 @@ def save_adapter(model, folder: Path, base_model: str) -> None:
     model.save_pretrained(scratch)
     path = scratch / "adapter_config.json"
     config = json.loads(path.read_text()) | {"base_model_name_or_path": base_model}
+    # An older PEFT, such as Colab's, warns of settings that it does not know.
+    config = {name: value for name, value in config.items() if value is not None}
     path.write_text(json.dumps(config, indent=1))
     (scratch / "README.md").unlink(missing_ok=True)  # PEFT's card is an empty form
     shutil.rmtree(folder, ignore_errors=True)  # where a run that is done is run again

@@ -29,6 +29,7 @@ def text_table(frame: pd.DataFrame) -> str:
     """Return a table of texts as HTML, escaped, with their line breaks."""
     left = [{"selector": "th", "props": "text-align: left"}]
     look = {"white-space": "pre-wrap", "text-align": "left", "vertical-align": "top"}
+    look["line-height"] = "1.4"  # a widget's own is that of a button
     style = frame.style.format(escape="html").hide(axis="index").set_table_styles(left)
     return style.set_properties(**look).to_html()
 

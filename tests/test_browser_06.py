@@ -49,10 +49,8 @@ def test_browser_and_chat_do_what_they_say(jupyterlab, clone, embedded_model):
         options = {"executable_path": CHROMIUM, "args": [*QUIET, "--no-first-run"]}
         browser = driver.chromium.launch(**options)
         page = browser.new_page(viewport={"width": 1300, "height": 1400})
-        run_all(page, jupyterlab, path.name)
+        run_all(page, jupyterlab, path.name, count)
         cells = page.locator(".jp-CodeCell")
-        last = cells.nth(count - 1).locator(".jp-InputPrompt")
-        playwright.expect(last).to_have_text(f"[{count}]:", timeout=300_000)
 
         def shot(cell, name):
             if folder := os.environ.get("GRPO_SCREENSHOTS"):

@@ -123,7 +123,7 @@ def test_the_replay_moves_with_its_slider_in_jupyterlab(jupyterlab, clone):
         options = {"executable_path": CHROMIUM, "args": [*QUIET, "--no-first-run"]}
         browser = driver.chromium.launch(**options)
         page = browser.new_page(viewport={"width": 1300, "height": 1000})
-        run_all(page, jupyterlab, path.name)
+        run_all(page, jupyterlab, path.name, 2)
         outputs = page.locator(".jp-CodeCell").nth(1).locator(".jp-OutputArea")
         expect = playwright.expect
         expect(outputs.first).to_contain_text(TITLES[-1], timeout=120_000)
