@@ -101,12 +101,6 @@ def open_run(folder: Path, profile: Profile, seed: int) -> Path:
     return run
 
 
-def newest_run(folders) -> Path | None:
-    """Return the run begun last in any of these folders, None if there is none."""
-    found = [path for folder in folders for path in Path(folder).glob("*/config.json")]
-    return max(found, key=os.path.getmtime).parent if found else None
-
-
 def machine() -> dict:
     """Return what each figure is reported with: the machine and package versions."""
     cpu = platform.processor() or platform.machine()

@@ -171,7 +171,7 @@ class Dashboard(TrainerCallback):
 
     def __init__(self, run: Path, seconds: float = 10.0):
         self.run, self.seconds = run, seconds
-        self.next, self.spent, self.start = 0.0, 0.0, time.monotonic()
+        self.next, self.spent = 0.0, 0.0
         self.places = [display(HTML(""), display_id=True) for _ in range(3)]
 
     def draw(self, step: int | None = None, left: str = "") -> None:

@@ -436,14 +436,15 @@ def test_the_folder_is_here_or_on_drive(monkeypatch):
         training.choose_folder(on_drive=True)
 
 
-def test_the_newest_run_is_found_in_any_folder(tmp_path):
-    here, drive = tmp_path / "here", tmp_path / "drive"
-    assert training.newest_run([here, drive]) is None
-    for age, run in enumerate([here / "new", drive / "older", here / "oldest"]):
-        run.mkdir(parents=True)
-        (run / "config.json").write_text("{}")
-        os.utime(run / "config.json", (10_000 - age, 10_000 - age))
-    (drive / "no-run").mkdir()
-    assert training.newest_run([here, drive]) == here / "new"
-    assert training.newest_run([drive]) == drive / "older"
-    assert training.newest_run([here / "new"]) is None
+def test_an_unfinished_run_of_the_profile_goes_on_and_a_finished_one_does_not(tmp_path):
+    smoke, cpu = PROFILES["smoke"], PROFILES["cpu"]
+    run = training.open_run(tmp_path, smoke, 3)
+    assert training.load_run(run) == (smoke, 3)
+    assert training.open_run(tmp_path, smoke, 7) == run  # with the seed that it has
+    other = training.open_run(tmp_path, cpu, 0)
+    assert other != run and training.load_run(other) == (cpu, 0)
+    run = run.rename(tmp_path / "20200101-000000-smoke")
+    (run / "adapter").mkdir()
+    (run / "adapter" / "adapter_config.json").write_text("{}")
+    new = training.open_run(tmp_path, smoke, 7)
+    assert new not in (run, other) and training.load_run(new) == (smoke, 7)
