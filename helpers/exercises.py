@@ -47,6 +47,32 @@ class NotDone(Exception):
     """The stub of a function still returns `...`."""
 
 
+def match(answer: dict, right: dict, hints: dict) -> str | None:
+    """Return what is wrong with a dict of answers: the first wrong one and its hint.
+
+    `hints` maps (name, wrong value), or a name, to what is said of it.
+    """
+    if not isinstance(answer, dict) or answer.keys() != right.keys():
+        return f"expected a dict with the keys {', '.join(map(str, right))}"
+    for name, wanted in right.items():
+        if answer[name] != wanted:
+            default = hints.get(name, "read the hint below once more")
+            return f"{name}: {hints.get((name, answer[name]), default)}"
+    return None
+
+
+def near(answer: float, right: float, mistakes: dict, hint: str, within=0.01):
+    """Return what is wrong with a number: what `mistakes` says of it, else `hint`.
+
+    `mistakes` maps wrong numbers to messages; `within` is a share of each number.
+    """
+    value = float(answer)
+    for number, message in ({right: None} | mistakes).items():
+        if abs(value - number) <= within * abs(number):
+            return message
+    return hint
+
+
 def compare(
     answer: Callable, right: Callable, cases: list, mistakes: list
 ) -> str | None:
@@ -83,27 +109,25 @@ def compare(
 @exercise
 def check_four_scores(answer):
     """0.1: (format, strict, lenient) of four completions, scored by eye."""
-    right = {"A": (1, 1, 1), "B": (0, 1, 1), "C": (1, 0, 0), "D": (0, 0, 1)}
+    names = ("format", "strict", "lenient")
+
+    def flat(scores: dict) -> dict:
+        if any(len(three) != 3 for three in scores.values()):
+            raise ValueError("each needs three scores: format, strict, lenient")
+        cells = {key: zip(names, three, strict=True) for key, three in scores.items()}
+        return {f"{k}, {name}": bool(x) for k, row in cells.items() for name, x in row}
+
+    right = flat({"A": (1, 1, 1), "B": (0, 1, 1), "C": (1, 0, 0), "D": (0, 0, 1)})
     hints = {
-        ("B", 0): "every tag is there, but must it not stand on a line of its own?",
-        ("C", 0): "format asks how the answer is laid out, not whether it is right",
-        ("C", 2): "12 stands in the text, but it is not the last number",
-        ("D", 1): "strict reads the answer tag alone, and there is none",
-        ("D", 2): "lenient asks for no tag: what is the last number in the text?",
+        "B, format": "every tag is there, but must it not stand on a line of its own?",
+        "C, format": "format asks how the answer is laid out, not whether it is right",
+        "C, lenient": "12 stands in the text, but it is not the last number",
+        "D, strict": "strict reads the answer tag alone, and there is none",
+        "D, lenient": "lenient asks for no tag: what is the last number in the text?",
     }
-    if not isinstance(answer, dict) or answer.keys() != right.keys():
-        return "expected a dict with the keys A, B, C and D"
-    for name, scores in right.items():
-        if len(answer[name]) != 3:
-            return (
-                f"{name}: expected three of True and False: (format, strict, lenient)"
-            )
-        for place, (given, wanted) in enumerate(zip(answer[name], scores, strict=True)):
-            if bool(given) != bool(wanted):
-                what = ("format", "strict", "lenient")[place]
-                hint = hints.get((name, place), "read the rule once more")
-                return f"{name}, {what}: {hint}"
-    return None
+    if not isinstance(answer, dict) or answer.keys() != set("ABCD"):
+        return "expected a dict with the keys A, B, C, D"
+    return match(flat(answer), right, hints)
 
 
 @exercise
@@ -136,12 +160,7 @@ def check_article_run(answer):
         ("steps", 20): "a step uses more than one problem",
         ("steps", 2.5): "20 problems are not 20 completions",
     }
-    if not isinstance(answer, dict) or answer.keys() != right.keys():
-        return "expected a dict with completions, problems and steps"
-    for name, wanted in right.items():
-        if answer[name] != wanted:
-            return f"{name}: {hints.get((name, answer[name]), 'look at the hint')}"
-    return None
+    return match(answer, right, hints)
 
 
 @exercise
@@ -211,26 +230,20 @@ def check_claims(answer):
         "C": "from -1 to 19 points: not shown to be there is not shown to be absent",
         "D": "lenient needs no tag: what part of the gain did it not see?",
     }
-    if not isinstance(answer, dict) or answer.keys() != hints.keys():
-        return "expected a dict with the keys A, B, C and D"
-    wanted = {"A": True, "B": False, "C": False, "D": True}
-    wrong = [name for name in hints if bool(answer[name]) != wanted[name]]
-    return f"{wrong[0]}: {hints[wrong[0]]}" if wrong else None
+    return match(answer, {"A": True, "B": False, "C": False, "D": True}, hints)
 
 
 @exercise
 def check_problems_needed(answer):
     """6.3: problems to see a gain of 5 points where 30% of them change."""
-    n, right = float(answer), 2.8**2 * (0.30 - 0.05**2) / 0.05**2
+    right = 2.8**2 * (0.30 - 0.05**2) / 0.05**2
     mistakes = {
         1.96**2 / 2.8**2: "with 1.96 the gain is seen half of the time, not 4 in 5",
         1e-4: "5 points are 0.05 where shares are fractions of 1",
         0.42 / 0.2975: "that is for two different sets of problems",
     }
-    for ratio, message in mistakes.items():
-        if abs(n / right - ratio) < 0.02 * ratio:
-            return message
-    return None if abs(n / right - 1) < 0.01 else "expected spread², times (2.8 / d)²"
+    mistakes = {right * ratio: message for ratio, message in mistakes.items()}
+    return near(answer, right, mistakes, "expected spread², times (2.8 / d)²", 0.02)
 
 
 @exercise
@@ -242,23 +255,18 @@ def check_curves(answer):
         "B": "pass@16 rose by 20 points: were those problems in reach before?",
         "C": "pass@16 fell: does it still reach all that it reached?",
     }
-    if not isinstance(answer, dict) or answer.keys() != wanted.keys():
-        return "expected a dict with the keys A, B and C"
-    wrong = [name for name in wanted if answer[name] != wanted[name]]
-    return f"{wrong[0]}: {hints[wrong[0]]}" if wrong else None
+    return match(answer, wanted, hints)
 
 
 @exercise
 def check_times_likelier(answer):
     """6.5: how many times likelier a token became, from -3.0 to -0.5 nats."""
-    times = float(answer)
-    if abs(times - 2.5) < 0.01:
-        return "that is the difference of the logarithms; undo the logarithm"
-    if abs(times - 6) < 0.01:
-        return "logarithms are subtracted, not divided"
-    if abs(times - 316) < 1:
-        return "these are natural logarithms, not powers of 10"
-    return None if abs(times - 12.18) < 0.1 else "expected exp(after - before)"
+    mistakes = {
+        2.5: "that is the difference of the logarithms; undo the logarithm",
+        6: "logarithms are subtracted, not divided",
+        10**2.5: "these are natural logarithms, not powers of 10",
+    }
+    return near(answer, 12.18, mistakes, "expected exp(after - before)")
 
 
 # Of recorded/sick/: the runs that exercise 5.4 shows, by letter.
@@ -277,12 +285,8 @@ def check_diagnoses(answer):
         ("C", "entropy collapsed"): "it hesitates as much at the end as at the start",
         ("C", "reward hacked"): "the reward does not rise",
     }
-    if not isinstance(answer, dict) or answer.keys() != PATIENTS.keys():
-        return "expected a dict with the keys A, B and C"
-    for name, run in PATIENTS.items():
-        if answer[name] not in known:
-            return f"{name}: expected one of {', '.join(known)}"
-        if answer[name] != run.replace("_", " "):
-            hint = "which column stands out, and which one moves?"
-            return f"{name}: {hints.get((name, answer[name]), hint)}"
-    return None
+    hints |= dict.fromkeys("ABC", "which column stands out, and which one moves?")
+    if isinstance(answer, dict) and not set(answer.values()) <= set(known):
+        return f"expected one of {', '.join(known)} for each"
+    right = {name: run.replace("_", " ") for name, run in PATIENTS.items()}
+    return match(answer, right, hints)
