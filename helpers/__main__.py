@@ -34,6 +34,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, metavar="FOLDER", help="the run's folder")
     p.add_argument("--resume", action="store_true", help="go on with --out's run")
     p.add_argument("--max-minutes", type=float, help="save and stop training then")
+    text = "fast (for CPUs) or stock (TRL's own); the profile's by default"
+    p.add_argument("--trainer", metavar="WHICH", help=text)
     p.add_argument("--report-to", default="none", help="wandb, tensorboard, trackio …")
     settings = {"action": "append", "default": [], "metavar": "NAME=VALUE"}
     text = "a setting of the profile, GRPOConfig or LoRA, such as learning_rate=1e-4"
@@ -54,9 +56,11 @@ def parser() -> argparse.ArgumentParser:
 
 def train(args: argparse.Namespace) -> int:
     """Evaluate the untrained model, train it, evaluate it again, and report."""
-    from . import data, evaluation, models, profiles, training
+    from . import data, evaluation, fast, models, profiles, training
 
     start, run = time.monotonic(), args.out
+    if args.trainer:
+        args.set.append(f"trainer={args.trainer}")
     if args.resume:
         if run is None or args.profile or args.set or args.seed is not None:
             raise CourseError(
@@ -66,6 +70,7 @@ def train(args: argparse.Namespace) -> int:
     else:
         profile, reason = profiles.choose_profile(args.profile)
         profile, seed = profiles.override(profile, args.set), args.seed or 0
+        fast.trainer_class(profile)  # a wrong name is said at once
         run = run or Path("runs", time.strftime(f"%Y%m%d-%H%M%S-{profile.name}"))
         training.check_new(run)
     print(f"profile {profile.name}: {profile.purpose} ({reason})")

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from datasets import Dataset
 from scipy import stats
 from tqdm.auto import tqdm
 
 from . import CourseError, rewards
 from .data import drop_long_prompts, get_arithmetic_questions, get_gsm8k_questions
+from .fast import generate
 from .models import cache_folder
 from .profiles import Profile
 from .prompts import SYSTEM_PROMPT, WORKED_EXAMPLES
@@ -55,35 +55,48 @@ def extract_last_number(text: str) -> str:
     return numbers[-1].replace("$", "") if numbers else ""
 
 
+def complete(
+    model, tokenizer, prompts: list, num_samples: int, temperature, max_new_tokens: int
+) -> list[list[tuple[str, bool]]]:
+    """Return (text, cut off at `max_new_tokens`) of `num_samples` completions of each
+    chat prompt, drawn at a temperature; 0 is greedy.
+
+    A model's own sampling defaults (Qwen2.5: a repetition penalty) play no part.
+    """
+    chat = {"add_generation_prompt": True, "return_dict": True}
+    ids = tokenizer.apply_chat_template(prompts, **chat)["input_ids"]
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    model.eval()
+    drawn = generate(model, ids, num_samples, max_new_tokens, temperature, ends)
+    texts = tokenizer.batch_decode(drawn, skip_special_tokens=True)
+    cut_off = [row[-1] not in ends for row in drawn]
+    pairs = list(zip(texts, cut_off, strict=True))
+    return [pairs[at : at + num_samples] for at in range(0, len(pairs), num_samples)]
+
+
 def generate_greedy(
     model, tokenizer, prompts: list, max_new_tokens: int, batch_size: int = 32
 ) -> list[tuple[str, bool]]:
     """Return (text, cut off at `max_new_tokens`) of each chat prompt's completion."""
-    # Models bring sampling defaults of their own (Qwen2.5: a repetition penalty).
-    greedy = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
-    greedy |= {"repetition_penalty": 1.0, "max_new_tokens": max_new_tokens}
-    layout = {"padding": True, "padding_side": "left", "add_generation_prompt": True}
-    layout |= {"return_tensors": "pt", "return_dict": True}
-    ends = torch.tensor(model.generation_config.eos_token_id)
-    # With a frozen output layer, torch 2.13 copies its weights for each prompt of the
-    # first forward pass: 7.0 in place of 1.6 GB for 100 prompts of the cpu profile.
-    head = model.get_output_embeddings().weight
-    frozen, head.requires_grad = not head.requires_grad, True
     answers = []
-    model.eval()
     with tqdm(total=len(prompts), desc="answering", unit="problem") as bar:
         for start in range(0, len(prompts), batch_size):
             chats = prompts[start : start + batch_size]
-            batch = tokenizer.apply_chat_template(chats, **layout).to(model.device)
-            with torch.inference_mode():
-                ids = model.generate(**batch, **greedy).cpu()
-            ids = ids[:, batch["input_ids"].shape[1] :]
-            cut_off = (~torch.isin(ids, ends).any(dim=1)).tolist()
-            texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-            answers += zip(texts, cut_off, strict=True)
-            bar.update(len(texts))
-    head.requires_grad = not frozen
+            found = complete(model, tokenizer, chats, 1, 0, max_new_tokens)
+            answers += [pairs[0] for pairs in found]
+            bar.update(len(chats))
     return answers
+
+
+def sample_completions(
+    model, tokenizer, prompts: list, num_samples: int, temperature, max_new_tokens: int
+) -> list[list[str]]:
+    """Return the texts of `complete` alone."""
+    found = complete(
+        model, tokenizer, prompts, num_samples, temperature, max_new_tokens
+    )
+    return [[text for text, _ in pairs] for pairs in found]
 
 
 def score(texts: list[str], answers: list[str]) -> pd.DataFrame:
@@ -245,53 +258,6 @@ def report(run: Path) -> str:
             count = part["few_shot"]["examples"]
             text += f"\nfew_shot: untrained, {count} worked examples in the prompt.\n"
     return text
-
-
-def sample_completions(
-    model, tokenizer, prompts: list, num_samples: int, temperature, max_new_tokens: int
-) -> list[list[str]]:
-    """Return `num_samples` completions of each chat prompt, drawn at a temperature.
-
-    Temperature 0 is greedy. Unlike in `generate`, each prompt is read once for all its
-    samples, and a finished completion leaves the batch.
-    """
-    layout = {"padding": True, "padding_side": "left", "add_generation_prompt": True}
-    layout |= {"return_tensors": "pt", "return_dict": True}
-    batch = tokenizer.apply_chat_template(prompts, **layout).to(model.device)
-    ends = torch.tensor(model.generation_config.eos_token_id, device=model.device)
-    mask, n = batch["attention_mask"], num_samples
-    position = (mask.cumsum(1) - 1).clamp(0)
-    shape = len(prompts) * n, max_new_tokens
-    ids = torch.full(shape, tokenizer.pad_token_id, device=model.device)
-    rows = torch.arange(len(ids), device=model.device)  # those that still go on
-    head = model.get_output_embeddings().weight  # see generate_greedy
-    frozen, head.requires_grad = not head.requires_grad, True
-    model.eval()
-    with torch.inference_mode():
-        read = model(**batch, position_ids=position, logits_to_keep=1, use_cache=True)
-        logits, cache = read.logits[:, -1].repeat_interleave(n, 0), read.past_key_values
-        cache.batch_repeat_interleave(n)
-        mask, position = (x.repeat_interleave(n, 0) for x in (mask, position[:, -1:]))
-        for step in range(max_new_tokens):
-            if temperature:
-                likely = (logits.float() / temperature).softmax(-1)
-                token = likely.multinomial(1)
-            else:
-                token = logits.argmax(-1, keepdim=True)
-            ids[rows, step] = token[:, 0]
-            going = (~torch.isin(token[:, 0], ends)).nonzero()[:, 0]
-            if not len(going):
-                break
-            if len(going) < len(rows):
-                rows, mask, position = rows[going], mask[going], position[going]
-                token = token[going]
-                cache.batch_select_indices(going)
-            mask, position = torch.cat([mask, torch.ones_like(token)], 1), position + 1
-            state = {"attention_mask": mask, "position_ids": position}
-            logits = model(token, past_key_values=cache, **state).logits[:, -1]
-    head.requires_grad = not frozen
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    return [texts[start : start + n] for start in range(0, len(texts), n)]
 
 
 def describe_run(run: Path) -> str:

@@ -45,6 +45,8 @@ OWN = {  #                          article   t4        t4_quick  cpu           
     "num_eval":                    (100,      200,      100,      200,          4),
     "eval_new_tokens":             (512,      256,      256,      128,          128),
     "eval_batch_size":             (25,       25,       50,       50,           4),
+    # TRL's own, or the faster one for CPUs (helpers/fast.py).
+    "trainer":                     ("stock",  "stock",  "stock",  "fast",       "fast"),
 }
 LORA = {
     "r":                           (8,        8,        8,        8,            8),
@@ -60,9 +62,9 @@ GRPO = {
     "adam_beta2":                  (0.99,     0.99,     0.99,     0.99,         0.99),
     "weight_decay":                (0.1,      0.1,      0.1,      0.0,          0.0),
     "max_grad_norm":               (0.1,      0.1,      0.1,      1.0,          1.0),
-    "per_device_train_batch_size": (4,        4,        8,        8,            8),
+    "per_device_train_batch_size": (4,        4,        8,        32,           8),
     # 32 completions: four problems a step in place of two.
-    "gradient_accumulation_steps": (2,        8,        4,        4,            1),
+    "gradient_accumulation_steps": (2,        8,        4,        1,            1),
     # In a group of 4, all are often equally right or wrong: nothing to learn from.
     "num_generations":             (4,        8,        8,        8,            4),
     # Enough for the answers, in half the time.
@@ -89,7 +91,7 @@ class Profile:
 
     `grpo` and `lora` hold arguments of TRL's GRPOConfig and PEFT's LoraConfig; lengths
     are in tokens. `dtype` is fp16, bf16, fp32 or auto (bf16 or fp32, whichever this
-    CPU multiplies faster).
+    CPU multiplies faster); `trainer` is stock or fast.
     """
 
     name: str
@@ -106,6 +108,7 @@ class Profile:
     eval_batch_size: int
     lora: dict
     grpo: dict
+    trainer: str = "stock"
 
     @property
     def reward_funcs(self) -> list:

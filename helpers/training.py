@@ -32,6 +32,7 @@ from trl import GRPOTrainer
 from trl.trainer import grpo_trainer
 
 from . import CourseError
+from .fast import trainer_class
 from .profiles import Profile, grpo_config, lora_config
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
@@ -341,7 +342,7 @@ class RunCallback(TrainerCallback):
 def build_trainer(
     profile: Profile, run: Path, model, tokenizer, questions: Dataset, **settings
 ) -> GRPOTrainer:
-    """Return TRL's GRPOTrainer for a profile.
+    """Return the GRPOTrainer that a profile names: TRL's own, or the faster one.
 
     Of `settings`, `reward_funcs` (the profile's by default) and `callbacks` are the
     trainer's; all others are GRPOConfig's. Raises CourseError for what TRL refuses.
@@ -350,7 +351,7 @@ def build_trainer(
     callbacks = settings.pop("callbacks", None)
     args = grpo_config(profile, run, **settings)
     try:
-        trainer = GRPOTrainer(
+        trainer = trainer_class(profile)(
             model=model,
             reward_funcs=[guard_reward(func) for func in funcs],
             args=args,
