@@ -62,9 +62,9 @@ GRPO = {
     "adam_beta2":                  (0.99,     0.99,     0.99,     0.99,         0.99),
     "weight_decay":                (0.1,      0.1,      0.1,      0.0,          0.0),
     "max_grad_norm":               (0.1,      0.1,      0.1,      1.0,          1.0),
-    "per_device_train_batch_size": (4,        4,        8,        32,           8),
+    "per_device_train_batch_size": (4,        4,        8,        8,            8),
     # 32 completions: four problems a step in place of two.
-    "gradient_accumulation_steps": (2,        8,        4,        1,            1),
+    "gradient_accumulation_steps": (2,        8,        4,        4,            1),
     # In a group of 4, all are often equally right or wrong: nothing to learn from.
     "num_generations":             (4,        8,        8,        8,            4),
     # Enough for the answers, in half the time.
