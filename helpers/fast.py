@@ -69,11 +69,14 @@ def draw(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """Return a token for each row of float `logits`; temperature 0 takes the likeliest.
 
     One uniform number a row, looked up in the cumulated probabilities: `multinomial`
-    would draw one for each word of the vocabulary.
+    would draw one for each word of the vocabulary. Like it, this raises RuntimeError
+    where the probabilities are not finite.
     """
     if not temperature:
         return logits.argmax(-1)
     shares = (logits / temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
+    if not torch.isfinite(shares[:, -1]).all():
+        raise RuntimeError("the probability tensor contains inf or nan")
     points = torch.rand(len(shares), 1, dtype=torch.float64, device=shares.device)
     found = torch.searchsorted(shares, points * shares[:, -1:], right=True)
     return found[:, 0].clamp(max=shares.shape[-1] - 1)

@@ -351,6 +351,9 @@ def test_drawing_never_takes_what_has_no_probability():
     torch.manual_seed(0)
     assert set(fast.draw(logits, 1.0).tolist()) == {1, 4}
     assert set(fast.draw(logits, 0).tolist()) == {4}
+    logits[3, 2] = torch.nan
+    with pytest.raises(RuntimeError, match="probability tensor"):
+        fast.draw(logits, 1.0)
 
 
 def test_merging_is_undone_to_the_bit(pair, tmp_path):
