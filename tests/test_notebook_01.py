@@ -23,7 +23,7 @@ def defined() -> dict:
     for cell in nb.cells:
         if cell.cell_type == "code" and "exercise" not in cell.metadata.get("tags", []):
             for text in re.findall(
-                r"^(?:import \w+|def .+(?:\n+ +.+)+)", cell.source, re.M
+                r"^(?:import \w+|from html .+|def .+(?:\n+ +.+)+)", cell.source, re.M
             ):
                 exec(text, there)
     return there
