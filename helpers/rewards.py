@@ -8,8 +8,10 @@ the data set as a keyword; each returns one float per completion, never raises o
 text, and takes time linear in its length.
 """
 
+import json
 import re
 from decimal import Decimal
+from pathlib import Path
 
 from .prompts import XML_TAGS, extract_xml_answer
 
@@ -102,3 +104,16 @@ REWARD_FUNCS = [
     soft_format_reward_func,
     xmlcount_reward_func,
 ]
+
+
+def truth_table() -> list[dict]:
+    """Return the rows of truth_table.json: kind, name, text, gold, and five points.
+
+    The points are in the order of `REWARD_FUNCS`. In the file a long text is a list of
+    pieces, `[piece, how often]` where one is repeated.
+    """
+    rows = json.loads(Path(__file__).with_name("truth_table.json").read_text("utf-8"))
+    for row in rows:
+        pieces = [row["text"]] if isinstance(row["text"], str) else row["text"]
+        row["text"] = "".join(p if isinstance(p, str) else p[0] * p[1] for p in pieces)
+    return rows

@@ -3,6 +3,7 @@
 All text that a model wrote is escaped: it cannot become part of the page.
 """
 
+import re
 import time
 from contextlib import nullcontext
 from html import escape
@@ -16,9 +17,9 @@ from transformers import TrainerCallback
 
 from . import CourseError
 from .evaluation import SCORES, sample_completions
-from .plots import as_image, plot_run
-from .rewards import completion_text
-from .training import read_log
+from .plots import STYLES, as_image, plot_run, show
+from .rewards import REWARD_FUNCS, completion_text
+from .training import guard_reward, read_log
 
 # Right before, right after; right by the score that is chosen.
 OUTCOMES = {"all": None, "newly right": (False, True), "newly wrong": (True, False)}
@@ -32,6 +33,11 @@ def text_table(frame: pd.DataFrame) -> str:
     look["line-height"] = "1.4"  # a widget's own is that of a button
     style = frame.style.format(escape="html").hide(axis="index").set_table_styles(left)
     return style.set_properties(**look).to_html()
+
+
+def chats(texts: list[str]) -> list[list[dict]]:
+    """Return completions as TRL hands them to a reward function: a chat each."""
+    return [[{"role": "assistant", "content": text}] for text in texts]
 
 
 def select_pairs(pairs: pd.DataFrame, score: str, outcome: str, lengths=(0, 10**9)):
@@ -113,6 +119,84 @@ def chat(model, tokenizer, prompt: list[dict], limit: int = 128) -> None:
     anew.on_click(on_new)
     display(HTML(ask(prompt[-1]["content"])))
     display(widgets.VBox([line, widgets.HBox([send, anew, status]), shown]))
+
+
+def highlight(text: str) -> str:
+    """Return a completion as HTML, its last reasoning and its last answer coloured."""
+    marks = []
+    for tag, color in (("reasoning", "0,158,115"), ("answer", "0,114,178")):
+        # Between the tags of a pair there is no other tag of its name.
+        pair = rf"<{tag}>((?:(?!</?{tag}>).)*)</{tag}>"
+        for found in list(re.finditer(pair, text, re.DOTALL))[-1:]:
+            style = f"background:rgba({color},0.25)"
+            marks.append((found.start(1), f'<span class="{tag}" style="{style}">'))
+            marks.append((found.end(1), "</span>"))
+    html, end = "", 0
+    for place, mark in sorted(marks, key=lambda pair: pair[0]):
+        html, end = html + escape(text[end:place]) + mark, place
+    return (html + escape(text[end:])).replace("\n", "↵\n")
+
+
+def score_html(text: str, gold: str, reward_funcs: list) -> str:
+    """Return a completion as HTML: what is read out of it, and a bar for each reward.
+
+    `reward_funcs` are guarded; if one raises, its line stands in place of the bars.
+    """
+    page = "background:white;color:black;padding:0.5em;line-height:1.4;"
+    html = f'<div style="{page}white-space:pre-wrap;overflow-wrap:anywhere">'
+    html, rows, total = f"{html}{highlight(text)}</div>", "", 0.0
+    for func in reward_funcs:
+        try:
+            points = func(chats([text]), answer=[gold])[0]
+        except CourseError as error:
+            return f'{html}<div style="{page}">{escape(str(error))}</div>'
+        name, value = func.__name__.removesuffix("_reward_func"), points or 0.0
+        color, total = "#0072B2" if value > 0 else "#E69F00", total + value
+        style = f"height:0.8em;background:{color};width:{8 * abs(value):.1f}em"
+        rows += f"<tr><td>{escape(name)}</td><td>{points}</td>"
+        rows += f'<td><div class="bar" style="{style}"></div></td></tr>'
+    rows += f"<tr><th>total</th><th>{total:g}</th><td></td></tr>"
+    return f'{html}<table style="{page}min-width:26em">{rows}</table>'
+
+
+def reward_playground(samples: dict[str, tuple[str, str]], reward_funcs=None) -> None:
+    """Display a text box whose completion is scored as one types, below a figure.
+
+    `samples` maps names to (completion, gold answer). The reward functions (all five
+    by default) get chat completions and the column `answer`.
+    """
+    funcs = [guard_reward(func) for func in reward_funcs or REWARD_FUNCS]
+    texts, answers = map(list, zip(*samples.values(), strict=True))
+    points = pd.DataFrame(index=list(samples))
+    for func in funcs:
+        name = func.__name__.removesuffix("_reward_func")
+        points[name] = [p or 0.0 for p in func(chats(texts), answer=answers)]
+    colors = [color for color, _ in STYLES.values()]
+    look = {"color": colors, "edgecolor": "white", "figsize": (8, 1 + len(points) / 4)}
+    axes = points[::-1].plot.barh(stacked=True, xlabel="points", **look)
+    axes.figure.set_layout_engine("constrained")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    totals = [f"{name} {total:g}" for name, total in points.sum(axis=1).items()]
+    show(axes.figure, f"Points of samples, by reward: {', '.join(totals)}.")
+
+    wide = widgets.Layout(width="95%")
+    menu = widgets.Dropdown(options=list(samples), description="sample")
+    gold = widgets.Text(description="gold")
+    box = widgets.Textarea(description="completion", rows=8, layout=wide)
+    shown = widgets.HTML(layout=wide)
+
+    def load(change=None):
+        box.value, gold.value = samples[menu.value]
+
+    def renew(change=None):
+        shown.value = score_html(box.value, gold.value, funcs)
+
+    menu.observe(load, "value")
+    for control in (box, gold):
+        control.observe(renew, "value")
+    load()
+    renew()
+    display(widgets.VBox([widgets.HBox([menu, gold]), box, shown]))
 
 
 def color_tokens(pieces: list[str], changes: list[float]) -> str:

@@ -14,64 +14,65 @@ from helpers.rewards import (
     count_xml,
     parse_number,
     same_answer,
+    truth_table,
 )
+
+TABLE = truth_table()
+# What the table must hold, as parts of names.
+WANTED = {
+    "layout": [
+        "several lines",
+        "no newline at the end",
+        "CRLF",
+        "text before",
+        "after",
+    ],
+    "number": [
+        "dollars",
+        "negative",
+        "thousands",
+        "1,000",
+        "decimals",
+        "unit",
+        "words",
+    ],
+    "script": ["superscript", "full-width", "Devanagari", "Arabic", "Chinese"],
+    "tags": ["nested", "second", "doubled", "twice", "code block", "no closing"],
+    "hack": ["bare number", "wrong, empty reasoning"],
+    "empty": ["empty"],
+    "1 MB": ["1 MB"],
+}
 
 
 def layout(answer: str, reasoning: str = "3 * 6 = 18\nso it is 18") -> str:
     return XML_COT_FORMAT.format(reasoning=reasoning, answer=answer)
 
 
-ONE_LINE = "<reasoning>3 * 6</reasoning><answer>18</answer>"
-PERFECT = [2.0, 0.5, 0.5, 0.5, 0.5]
-NO_NUMBER = [0.0, 0.0, 0.5, 0.5, 0.5]
-# completion, gold, then correctness, integer, strict, soft, count
-TABLE = [
-    (layout("18"), "18", PERFECT),
-    (layout("18").rstrip("\n"), "18", PERFECT),
-    (layout("18").replace("\n", "\r\n"), "18", PERFECT),
-    (layout("18").rstrip("\n").replace("\n", "\r\n"), "18", PERFECT),
-    (layout("$18"), "18", PERFECT),
-    (layout("-$18"), "-18", PERFECT),
-    (layout("+18"), "18", PERFECT),
-    (layout("1,018"), "1018", PERFECT),
-    (layout("1018"), "1,018", PERFECT),
-    (layout("17"), "18", [0.0, 0.5, 0.5, 0.5, 0.5]),
-    (layout("18.0"), "18", [2.0, 0.0, 0.5, 0.5, 0.5]),
-    (layout("3.5"), "3.50", [2.0, 0.0, 0.5, 0.5, 0.5]),
-    *[
-        (layout(answer), "18", NO_NUMBER)
-        for answer in ("18 apples", "eighteen", "1 8", "", "１８", "१८", "²", "18.")
-    ],
-    (layout("10,18"), "1018", NO_NUMBER),
-    (ONE_LINE, "18", [2.0, 0.5, 0.0, 0.5, 0.5]),
-    ("Sure!\n" + layout("18"), "18", [2.0, 0.5, 0.0, 0.5, 0.5]),
-    (layout("18") + "Done.", "18", [2.0, 0.5, 0.0, 0.5, 0.5]),
-    (layout("18") + "\n", "18", [2.0, 0.5, 0.0, 0.5, 0.5]),
-    (
-        "<answer>\n18\n</answer>\n<reasoning>\n3 * 6\n</reasoning>\n",
-        "18",
-        [2.0, 0.5, 0.0, 0.0, 0.5],
-    ),
-    (layout("18") + "<answer>\n19\n</answer>\n", "18", [0.0, 0.5, 0.0, 0.5, 0.25]),
-    (layout("19") + "<answer>\n18\n</answer>\n", "18", [2.0, 0.5, 0.0, 0.5, 0.25]),
-    ("<reasoning>" + layout("18"), "18", [2.0, 0.5, 0.0, 0.5, 0.375]),
-    (layout("18").replace("</answer>\n", ""), "18", [0.0, 0.0, 0.0, 0.0, 0.375]),
-    (layout("18", reasoning="<answer>"), "18", [2.0, 0.5, 0.0, 0.5, 0.375]),
-    ("18", "18", [0.0] * 5),
-    ("", "18", [0.0] * 5),
-    ("", "", [0.0] * 5),
-]
-
-
-@pytest.mark.parametrize(("text", "gold", "points"), TABLE)
-def test_points_are_those_of_the_table(text, gold, points):
+@pytest.mark.parametrize("row", TABLE, ids=[row["name"] for row in TABLE])
+def test_points_are_those_of_the_truth_table(row):
+    text, gold = row["text"], row["gold"]
     chat = [{"role": "assistant", "content": text}]
-    for func, expected in zip(REWARD_FUNCS, points, strict=True):
+    for func, expected in zip(REWARD_FUNCS, row["points"], strict=True):
         rewards = func(
             prompts=["p", "p"], completions=[chat, text], answer=[gold, gold], other=1
         )
         assert rewards == [expected, expected], func.__name__
         assert all(type(reward) is float for reward in rewards)
+
+
+def test_the_truth_table_has_every_kind_of_row():
+    assert len({(row["text"], row["gold"]) for row in TABLE}) == len(TABLE) >= 40
+    assert len({row["name"] for row in TABLE}) == len(TABLE)
+    assert {row["kind"] for row in TABLE} == set(WANTED)
+    for kind, parts in WANTED.items():
+        names = [row["name"] for row in TABLE if row["kind"] == kind]
+        for part in parts:
+            assert any(part in name for name in names), (kind, part)
+    for row in TABLE:
+        assert (len(row["text"]) > 990_000) == (row["kind"] == "1 MB"), row["name"]
+    # Each reward is paid in some rows and not in others.
+    for points in zip(*(row["points"] for row in TABLE), strict=True):
+        assert min(points) == 0.0 < max(points)
 
 
 @settings(max_examples=300)
