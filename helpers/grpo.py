@@ -11,8 +11,7 @@ from torch import Tensor
 
 from . import CourseError
 
-SCALES = ("group", "batch", "none")
-LEVELS = ("token", "sequence")
+SCALES, LEVELS = ("group", "batch", "none"), ("token", "sequence")
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
 
 
@@ -40,11 +39,11 @@ def group_advantages(
         )
     groups = rewards.view(-1, num_generations)
     centred = groups - groups.mean(dim=1, keepdim=True)
-    if scale_rewards == "group":
-        centred = centred / (groups.std(dim=1, keepdim=True) + 1e-4)
-    elif scale_rewards == "batch":
-        centred = centred / (rewards.std() + 1e-4)
-    return centred.flatten()
+    if scale_rewards == "none":
+        return centred.flatten()
+    whole = scale_rewards == "batch"
+    std = rewards.std() if whole else groups.std(dim=1, keepdim=True)
+    return (centred / (std + 1e-4)).flatten()
 
 
 def completion_logps(model, batch: dict, temperature: float = 1.0) -> Tensor:
@@ -82,10 +81,7 @@ def importance_ratio(
 
 
 def clipped_loss(
-    ratio: Tensor,
-    advantages: Tensor,
-    epsilon_low: float = 0.2,
-    epsilon_high: float = 0.2,
+    ratio: Tensor, advantages: Tensor, epsilon_low=0.2, epsilon_high=0.2
 ) -> Tensor:
     """Return -min(ratio A, clip(ratio, 1 - low, 1 + high) A), the shape of `ratio`.
 
