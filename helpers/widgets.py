@@ -196,7 +196,8 @@ def play_group(completions: list[str], rewards: list[float]) -> None:
 
     def renew(change=None):
         points = [slider.value for slider in sliders]
-        shown.value = group_table(completions, points, scale.value)
+        table = group_table(completions, points, scale.value)
+        shown.value = f'<div style="line-height: 1.4">{table}</div>'
 
     for control in (*sliders, scale):
         control.observe(renew, "value")
