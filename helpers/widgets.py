@@ -12,11 +12,13 @@ from statistics import median
 
 import ipywidgets as widgets
 import pandas as pd
+import torch
 from IPython.display import HTML, display
 from transformers import TrainerCallback
 
 from . import CourseError
 from .evaluation import SCORES, sample_completions
+from .grpo import group_advantages
 from .plots import STYLES, as_image, plot_run, show
 from .rewards import REWARD_FUNCS, completion_text
 from .training import guard_reward, read_log
@@ -243,6 +245,48 @@ def completions_html(run: Path, step: int, count: int = 4) -> str:
         table += "".join(f"<td>{row[name]:.3g}</td>" for name in names)
         table += f"<td>{push:+.2f}</td></tr>"
     return f"<table><caption>step {step}</caption>{table}</table>"
+
+
+def group_table(completions: list[str], rewards: list[float], scale: str) -> str:
+    """Return a group as HTML: rewards, advantages, and the push on each completion.
+
+    The push: how likely each is, of as many answers that were equally likely, after a
+    step of gradient ascent (rate 1) on the mean of advantage times log-probability.
+    """
+    found = group_advantages(torch.tensor(rewards), len(rewards), scale)
+    likely = torch.softmax((found - found.mean()) / len(found), dim=0)
+    table = f"<tr><th>completion<th>reward<th>advantage<th>{1 / len(found):.0%} becomes"
+    rows = zip(completions, rewards, found.tolist(), likely.tolist(), strict=True)
+    for text, reward, push, share in rows:
+        color = "0,114,178" if push > 0 else "230,159,0"
+        style = f"background: rgba({color},{min(abs(push), 2) / 4:.2f})"
+        bar = f'<div style="width:{400 * share:.0f}px;{style}">{share:.1%}</div>'
+        left = '<td style="white-space: pre-wrap; text-align: left">'
+        table += f"<tr>{left}{escape(text)}<td>{reward:.2f}"
+        table += f'<td style="{style}">{push:+.2f}{left}{bar}'
+    return f"<table>{table}</table>"
+
+
+def play_group(completions: list[str], rewards: list[float]) -> None:
+    """Display sliders for the rewards of a group below the table that they move."""
+    display(HTML(group_table(completions, rewards, "group")))
+    span = {"min": 0.0, "max": 4.0, "step": 0.25}
+    sliders = [
+        widgets.FloatSlider(value=reward, description=f"reward {number}", **span)
+        for number, reward in enumerate(rewards, 1)
+    ]
+    scale = widgets.Dropdown(options=["group", "none"], description="scale")
+    shown = widgets.HTML()
+
+    def renew(change=None):
+        points = [slider.value for slider in sliders]
+        table = group_table(completions, points, scale.value)
+        shown.value = f'<div style="line-height: 1.4">{table}</div>'
+
+    for control in (*sliders, scale):
+        control.observe(renew, "value")
+    renew()
+    display(widgets.VBox([*sliders, scale, shown]))
 
 
 class Dashboard(TrainerCallback):
