@@ -186,6 +186,6 @@ def plot_budgets(budgets: dict[str, dict]) -> Figure:
     axes.axvline(T4_GIB, color="black", linestyle="--")
     axes.set_yticks(range(len(budgets)), budgets)
     xlabel = "GiB at the peak of a step, predicted; dashed: a T4"
-    axes.set(xlim=(0, max(19, 1.5 * most)), xlabel=xlabel)
+    axes.set(xlim=(0, max(19, 1.75 * most)), xlabel=xlabel)
     axes.legend(fontsize="small", loc="lower right")
     return figure
