@@ -51,10 +51,8 @@ def test_the_sliders_move_the_picture_and_the_verdict(jupyterlab, clone):
 
         def changed():
             """The picture, once it is another one than before."""
-            page.wait_for_function(
-                "([image, old]) => image.src !== old && image.naturalWidth > 400",
-                arg=[picture.element_handle(), drawn],
-            )
+            expect(picture).not_to_have_attribute("src", drawn)
+            assert picture.evaluate("image => image.naturalWidth") > 400
             return picture.get_attribute("src")
 
         shot("as-set")
