@@ -228,7 +228,7 @@ def explore_budgets(budgets_of: Callable[..., dict], profile: Profile) -> None:
     grpo, powers = profile.grpo, [2**n for n in range(9)]
     problems = grpo["per_device_train_batch_size"] * grpo["gradient_accumulation_steps"]
     problems //= grpo["num_generations"]
-    look = {"style": {"description_width": "10em"}, "continuous_update": False}
+    look = {"style": {"description_width": "13em"}, "continuous_update": False}
     tokens = look | {"min": 64, "step": 64}
     chosen = {
         "per_device_train_batch_size": widgets.SelectionSlider(
