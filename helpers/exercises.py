@@ -5,13 +5,25 @@ yet", and Run all goes on. Where a usual mistake is known, the line names it.
 """
 
 import functools
+import math
+import re
 from collections.abc import Callable
 
 import torch
 
 from .evaluation import wilson_interval
-from .memory import GIB, T4_GIB, memory_budget, peak
-from .profiles import PROFILES
+from .memory import (
+    GIB,
+    T4_GIB,
+    architecture,
+    count_parameters,
+    linear_shapes,
+    memory_budget,
+    peak,
+)
+from .profiles import ATTENTION, PROFILES, SMOL
+from .prompts import SYSTEM_PROMPT, extract_hash_answer, extract_xml_answer
+from .rewards import INTEGER, NUMBER, REWARD_FUNCS, truth_table
 
 
 def exercise(check: Callable[[object], str | None]) -> Callable[[object], None]:
@@ -147,6 +159,537 @@ def check_how_many(answer):
     if reach(n) <= 0.025:
         return "that many bring it to 5 points in all; 5 to each side need fewer"
     return None if reach(n - 4) > 0.05 else f"{n} are enough, but so are fewer"
+
+
+def compare_texts(
+    answer: Callable, right: Callable, cases: dict[str, str], mistakes: list
+) -> str | None:
+    """Return what is wrong with a function of a text, None where nothing is.
+
+    `cases` maps each text to what is said, or nothing, if the answer is wrong there; the
+    first one counts. `mistakes`, as in `compare`, come before.
+    """
+
+    def result(text: str) -> object:
+        try:
+            return answer(text)
+        except Exception as error:  # shown like any other wrong result
+            return error
+
+    given = {text: result(text) for text in cases}
+    if holds_stub(given):
+        raise NotDone
+    wrong = [text for text in cases if given[text] != right(text)]
+    for function, message in mistakes:
+        if wrong and all(given[text] == function(text) for text in cases):
+            return message
+    for text in wrong:
+        said = f"{cases[text]}: " if cases[text] else ""
+        return f"{said}for {text!r}: expected {right(text)!r}, got {given[text]!r}"
+    return None
+
+
+@exercise
+def check_chat(answer):
+    """1.1: what the chat template makes of the system prompt and a question."""
+
+    def chat(question, end="<|im_end|>\n", last="<|im_start|>assistant\n"):
+        turns = {"system": SYSTEM_PROMPT, "user": question}
+        parts = [f"<|im_start|>{role}\n{text}{end}" for role, text in turns.items()]
+        return "".join(parts) + last
+
+    mistakes = [
+        (lambda q: chat(q, last=""), "the generation prompt is missing"),
+        (lambda q: chat(q)[:-1], "the line of the generation prompt is not ended"),
+        (lambda q: chat(q, end="<|im_end|>"), "a line break follows each <|im_end|>"),
+        (lambda q: chat(q) + "<|im_end|>\n", "the model closes its message itself"),
+        (lambda q: SYSTEM_PROMPT + q, "this is a plain string, without any role"),
+    ]
+    return compare_texts(answer, chat, {"Why?": "compare line by line"}, mistakes)
+
+
+@exercise
+def check_hash_answer(answer):
+    """1.2: the gold answer of a solution."""
+    cases = {
+        "6 * 7 = 42\n#### 42": "the marker is ####; a split at ### leaves a # behind",
+        "#### 1\n#### 2": "the last marker counts",
+        "#### $36": "the $ stays",
+        "#### 1,250,000": "thousands commas stay",
+        "#### 7.5": "the decimal point has to stay",
+        "#### -6": "the sign has to stay",
+        "#### 12.": "the closing full stop stays",
+        "no marker, 42": "without a marker there is no answer",
+    }
+    return compare_texts(answer, extract_hash_answer, cases, [])
+
+
+@exercise
+def check_xml_answer(answer):
+    """1.3: the text of the last complete answer pair."""
+    cases = {
+        "<answer>\n42\n</answer>\n": "the answer stands between the two tags",
+        "<answer>\n4 or\n2\n</answer>": "an answer may have several lines",
+        "<answer>1</answer> <answer>2</answer>": "the last pair counts",
+        "<answer>1</answer> <answer>2": "a pair without closing tag is not complete",
+        "<answer>5</answer></answer>": "the pair ends at the first closing tag",
+        "It is 42.": "without tags there is no answer",
+    }
+    return compare_texts(answer, extract_xml_answer, cases, [])
+
+
+@exercise
+def check_gold_cases(answer):
+    """1.4: cases that let no broken reader of gold answers through."""
+
+    def last(text):
+        return text.rpartition("####")[2].strip()
+
+    broken = {
+        "splits at ###": lambda t: t.partition("###")[2].strip(),
+        "takes the first ####": lambda t: t.partition("####")[2].split("\n")[0].strip(),
+        "leaves the $": lambda t: last(t).replace(",", ""),
+        "leaves the commas": lambda t: last(t).replace("$", ""),
+        "drops every dot": lambda t: extract_hash_answer(t).replace(".", ""),
+    }
+    for text, gold in answer.items():
+        if gold != extract_hash_answer(text):
+            return f"{gold!r} is not the right answer of {text!r}"
+    for name, reader in broken.items():
+        if all(reader(text) == gold for text, gold in answer.items()):
+            return f"a reader that {name} passes all of your cases"
+    return None
+
+
+@exercise
+def check_teaches(answer):
+    """1.5: which groups of rewards can be learned from."""
+    hints = {
+        "A": "all are 0: who is better than the average of the group?",
+        "B": "one tag is little, but it is more than the others have",
+        "C": "all are perfect: which one should become likelier?",
+        "D": "laid out well and all wrong: is one better than the others?",
+    }
+    return match(answer, {"A": False, "B": True, "C": False, "D": False}, hints)
+
+
+@exercise
+def check_points(answer):
+    """2.1: the points of five completions in all, by eye."""
+    right = {"A": 4.0, "B": 1.5, "C": 3.5, "D": 0.0, "E": 0.375}
+    hints = {
+        ("B", 4.0): "12 pens is no number: neither correctness nor int pay",
+        ("B", 3.5): "12 pens is no number: correctness does not pay either",
+        ("C", 4.0): "strict wants each tag on a line of its own",
+        ("D", 2.0): "correctness reads the answer tag alone, and there is none",
+        ("E", 3.375): "without a closing tag there is no answer to read",
+        ("E", 0.875): "soft wants the answer pair closed too",
+        "A": "nothing is missing here",
+    }
+    return match(answer, right, hints)
+
+
+@exercise
+def check_integer(answer):
+    """2.2: a function that tells whether a text is an integer."""
+
+    def by_int(text: str) -> bool:
+        try:
+            return isinstance(int(text), int)
+        except ValueError:
+            return False
+
+    def fits(pattern: str, method=re.fullmatch) -> Callable:
+        return lambda text: bool(method(pattern, text))
+
+    rows = [row for row in truth_table() if row["kind"] in ("number", "script")]
+    cases = [*dict.fromkeys(extract_xml_answer(row["text"]) for row in rows), "12,345"]
+    integer, anywhere = INTEGER.pattern, r"[+-]?\$?[{}]+"
+    mistakes = [
+        (str.isdigit, "isdigit pays for ² and refuses signs, $ and commas"),
+        (by_int, "int() reads digits of other scripts, and refuses $ and commas"),
+        (fits(integer, re.match), "the start fits, but what follows? use fullmatch"),
+        (fits(integer.replace("0-9", r"\d")), r"\d means digits of other scripts too"),
+        (fits(anywhere.format("0-9,")), "a comma belongs before three digits only"),
+        (fits(anywhere.format("0-9")), "1,018 is an integer too"),
+        (fits(NUMBER.pattern), "18.0 is a number, but not written as an integer"),
+    ]
+    return compare_texts(answer, fits(integer), cases, mistakes)
+
+
+@exercise
+def check_group(answer):
+    """2.3: the chance that a group teaches, and the size for one half, at p = 0.05."""
+    chance, size = answer
+    equal = 0.95**8 + 0.05**8
+    mistakes = {
+        equal: "that is the chance that all eight are equal",
+        0.95**8 * 0.05 * 8 / 0.95: "that is the chance of exactly one right answer",
+        0.4: "chances of several tries do not add up: 20 of them would give 1",
+    }
+    hint = "chance: expected 1 minus the chances of all right and all wrong"
+    if wrong := near(chance, 1 - equal, mistakes, hint):
+        return wrong
+    if size < 14:
+        return f"size: of {size}, {1 - 0.95**size - 0.05**size:.0%} have both outcomes"
+    return None if size == 14 else f"size: {size} are enough, but so are fewer"
+
+
+def points_of(text: str, gold: str) -> dict[str, float]:
+    """Return what each reward pays for a text, by the reward's short name."""
+    names = [func.__name__.removesuffix("_reward_func") for func in REWARD_FUNCS]
+    rewards = [func([text], answer=[gold])[0] for func in REWARD_FUNCS]
+    return dict(zip(names, rewards, strict=True))
+
+
+@exercise
+def check_wrong_but_paid(answer):
+    """2.4: a wrong answer (gold 18) that earns as much as possible."""
+    points = points_of(str(answer), "18")
+    if points.pop("correctness"):
+        return "this answer is right: it is to be a wrong one"
+    lacking = [f"{name} pays {p:g} of 0.5" for name, p in points.items() if p < 0.5]
+    return f"there is more to get: {', '.join(lacking)}" if lacking else None
+
+
+@exercise
+def check_right_but_poor(answer):
+    """2.5: a right answer (gold 18) that earns as little as possible beside it."""
+    points = points_of(str(answer), "18")
+    if not points.pop("correctness"):
+        return "correctness does not pay for this one: it is to be right"
+    paying = [f"{name} still pays {p:g}" for name, p in points.items() if p]
+    return ", ".join(paying) or None
+
+
+@exercise
+def check_patch(answer):
+    """2.6: 0.5 for a reasoning with a letter or a digit in it."""
+
+    def pays(flags: int, readable: Callable, whole: bool = False) -> Callable:
+        def function(text: str) -> float:
+            found = re.search("<reasoning>(.*?)</reasoning>", text, flags)
+            read = text if whole else found and found[1]
+            return 0.5 if found and readable(read) else 0.0
+
+        return function
+
+    def readable(text: str) -> bool:
+        return any(character.isalnum() for character in text)
+
+    kinds = ("layout", "hack", "empty")
+    cases = [row["text"] for row in truth_table() if row["kind"] in kinds]
+    mistakes = [
+        (pays(re.DOTALL, bool), "a line break alone is no reasoning"),
+        (
+            pays(re.DOTALL, str.strip),
+            "dots alone: ask for a letter or a digit",
+        ),
+        (pays(0, readable), "this pays 0 where the reasoning has line breaks"),
+        (pays(re.DOTALL, readable, True), "a letter or digit elsewhere is no reason"),
+        (lambda text: 0.5 * readable(text), "there must be a reasoning at all"),
+    ]
+    return compare_texts(answer, pays(re.DOTALL, readable), cases, mistakes)
+
+
+@exercise
+def check_short(answer):
+    """2.7: a reward function of one's own, with a column, None and both formats."""
+    texts, limits, right = ["12345", "1234", "123"], [4, 4, None], [0.0, 1.0, None]
+    chats = [[{"role": "assistant", "content": text}] for text in texts]
+    columns = {"prompts": ["p"] * 3, "limit": limits, "answer": ["1"] * 3}
+    given = answer(completions=chats, **columns)
+    if holds_stub(given):
+        raise NotDone
+    if not isinstance(given, list) or len(given) != 3:
+        return f"expected a list of 3 rewards for 3 completions, got {given!r}"
+    mistakes = [
+        ([1.0, 1.0, None], "len() of a chat counts messages: take completion_text"),
+        ([0.0, 0.0, None], "at most: a text of just that length is paid too"),
+        ([0.0, 1.0, 0.0], "where limit is None the reward does not apply: None, not 0"),
+        ([1.0, 0.0, None], "this pays for the long ones"),
+    ]
+    for wrong, message in mistakes:
+        if given == wrong:
+            return message
+    plain = answer(completions=texts, **columns)
+    for kind, rewards in (("chats", given), ("plain texts", plain)):
+        if rewards != right:
+            return f"for {kind} with limits {limits}: expected {right}, got {rewards}"
+    return None
+
+
+@exercise
+def check_pushed_up(answer):
+    """3.1: is the completion with 3 of (1, 2, 3, 4) points still made likelier."""
+    hints = {
+        "A": "the mean grows by 10 as well",
+        "B": "the mean is doubled as well",
+        "C": "-3 is below the mean of -2.5",
+        "D": "the mean is 11.5 now, and 3 is below it",
+        "E": "it is exactly at the mean: its advantage is 0",
+    }
+    return match(answer, {"A": 1, "B": 1, "C": 0, "D": 0, "E": 0}, hints)
+
+
+@exercise
+def check_token_logps(answer):
+    """3.2: log-probabilities of a completion's tokens, from the logits of all."""
+    ids, start = torch.tensor([2, 0, 1, 1, 2]), 2
+
+    def picked(values: torch.Tensor, first: int, last: int | None) -> torch.Tensor:
+        rows = values[first:last]
+        return rows.gather(1, ids[len(ids) - len(rows) :, None])[:, 0]
+
+    def right(logits: torch.Tensor) -> torch.Tensor:
+        return picked(logits.log_softmax(-1)[:-1], start - 1, None)
+
+    mistakes = [
+        (lambda x: picked(x.log_softmax(-1), start, None), "a row scores the NEXT id"),
+        (lambda x: picked(x[:-1], start - 1, None), "logits are no log-probabilities"),
+        (lambda x: right(x).exp(), "these are probabilities; the log is missing"),
+        (lambda x: picked(x.log_softmax(-1)[:-1], 0, None), "the prompt is not scored"),
+        (lambda x: right(x).sum(), "one number for each token, not their sum"),
+    ]
+    logits = [
+        torch.randn(5, 3, generator=torch.Generator().manual_seed(n)) for n in (0, 1)
+    ]
+    return compare(lambda x: answer(x, ids, start), right, logits, mistakes)
+
+
+def pair(function: Callable) -> Callable:
+    """Make a function of two tensors one of a tensor that holds both."""
+    return lambda both: function(both[0], both[1])
+
+
+@exercise
+def check_clipped_loss(answer):
+    """3.3: the clipped loss of tokens, epsilons 0.2 and 0.28."""
+
+    def right(ratio, a, low=0.8, high=1.28, pick=torch.min):
+        return -pick(ratio * a, ratio.clamp(low, high) * a)
+
+    mistakes = [
+        (lambda r, a: -right(r, a), "a loss is minus the objective"),
+        (lambda r, a: right(r, a, pick=torch.max), "the smaller of the two products"),
+        (lambda r, a: -r.clamp(0.8, 1.28) * a, "that always clips: where is min?"),
+        (lambda r, a: -r * a, "nothing is clipped here"),
+        (lambda r, a: right(r, a, 0.8, 1.2), "upwards epsilon is 0.28"),
+        (lambda r, a: right(r, a, 0.72, 1.2), "the two epsilons are swapped"),
+    ]
+    ratio = torch.tensor([0.5, 0.75, 0.95, 1.1, 1.25, 1.6])
+    cases = [torch.stack([ratio, torch.full((6,), a)]) for a in (2.0, -1.0)]
+    return compare(
+        pair(answer), pair(right), cases, [(pair(f), m) for f, m in mistakes]
+    )
+
+
+@exercise
+def check_k3(answer):
+    """3.4: the estimate k3 of the KL divergence at each token."""
+
+    def right(p, ref):
+        return (ref - p).exp() - 1 - (ref - p)
+
+    mistakes = [
+        (lambda p, ref: right(ref, p), "r is reference / policy, not the reverse"),
+        (lambda p, ref: p - ref, "that is k1, which can be negative"),
+        (lambda p, ref: (p - ref) ** 2 / 2, "that is k2"),
+        (lambda p, ref: right(p, ref) + 1, "where both agree it must be 0"),
+        (lambda p, ref: right(p, ref).mean(), "one number for each token"),
+    ]
+    cases = [torch.tensor([[-1.0, -0.5, -2.0], [-1.0, -1.5, -0.5]])]
+    return compare(
+        pair(answer), pair(right), cases, [(pair(f), m) for f, m in mistakes]
+    )
+
+
+@exercise
+def check_token_weights(answer):
+    """3.5: the weight of a token of the longest of 2, 3 and 5 tokens, at most 20."""
+    few, long = "and then the mean over 3 completions", "all 10 tokens count alike"
+    right = {"grpo": 1 / 15, "bnpo": 1 / 10, "dr_grpo": 1 / 60, "dapo": 1 / 10}
+    mistakes = {"grpo": {1 / 5: few, 1 / 10: "that is a mean over all tokens"}}
+    mistakes["dr_grpo"] = {1 / 20: "3 completions, each of 20", 1 / 15: "20, not 5"}
+    mistakes |= {name: {1 / 15: long, 1 / 5: long} for name in ("bnpo", "dapo")}
+    if not isinstance(answer, dict) or answer.keys() != right.keys():
+        return match(answer, right, {})
+    for name, wanted in right.items():
+        hint = "by which number does it divide?"
+        if wrong := near(answer[name], wanted, mistakes[name], hint):
+            return f"{name}: {wrong}"
+    return None
+
+
+@exercise
+def check_grpo_mean(answer):
+    """3.6: the mean of each completion's tokens, then that of the completions."""
+
+    def right(loss, mask):
+        return ((loss * mask).sum(1) / mask.sum(1)).mean()
+
+    mistakes = [
+        (lambda loss, mask: loss.mean(), "the mask is not used"),
+        (lambda loss, mask: (loss * mask).mean(), "padding is divided by as well"),
+        (lambda loss, mask: (loss * mask).sum() / mask.sum(), "that is dapo's mean"),
+        (lambda loss, mask: (loss * mask).sum(1).mean(), "divide by each one's length"),
+        (lambda loss, mask: right(loss, mask) * len(loss), "take a mean over rows"),
+    ]
+    loss = torch.tensor([[1.0, 2.0, 9.0, 9.0], [3.0, 4.0, 5.0, 7.0]])
+    mask = torch.tensor([[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    cases, mistakes = [torch.stack([loss, mask])], [(pair(f), m) for f, m in mistakes]
+    return compare(pair(answer), pair(right), cases, mistakes)
+
+
+@exercise
+def check_rloo(answer):
+    """3.7: RLOO's advantages of a group."""
+
+    def right(r: torch.Tensor) -> torch.Tensor:
+        return r - (r.sum() - r) / (len(r) - 1)
+
+    mistakes = [
+        (lambda r: r - r.mean(), "that mean holds the completion's own reward"),
+        (lambda r: r - (r.sum() - r) / len(r), "there are n - 1 others"),
+        (lambda r: right(r) / (r.std() + 1e-4), "RLOO does not divide by the spread"),
+        (lambda r: (r.sum() - r) / (len(r) - 1), "that is the baseline; take it off"),
+        (lambda r: -right(r), "the sign is turned round"),
+    ]
+    groups = [[4.0, 2.0, 2.75, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0], [1.0, 3.0]]
+    return compare(answer, right, [torch.tensor(group) for group in groups], mistakes)
+
+
+@exercise
+def check_lora_count(answer):
+    """4.1: weights that rank 16 on all seven linear maps of SmolLM2 trains."""
+    config = architecture(SMOL)
+    shapes = linear_shapes(config)
+    right = count_parameters(config, 16, list(shapes))
+    layers = config.num_hidden_layers
+    mistakes = {
+        right / layers: "that is one layer; how many are there?",
+        right / 2: "that is rank 8",
+        layers * sum(a * b for a, b in shapes.values()): "those are the base weights",
+        count_parameters(config, 16, ATTENTION): "that is attention alone",
+    }
+    hint = "expected r × (inputs + outputs), over seven maps and all layers"
+    return near(answer, right, mistakes, hint, 1e-6)
+
+
+@exercise
+def check_lora_update(answer):
+    """4.2: the update of a weight from A, B and alpha."""
+
+    def other(a: torch.Tensor) -> torch.Tensor:  # a B for each A: (6, r) to A's (r, 4)
+        return torch.arange(6.0 * len(a)).reshape(6, -1).cos()
+
+    def factor(a: torch.Tensor, n: float) -> torch.Tensor:
+        return 32 / n * other(a) @ a
+
+    mistakes = [
+        (lambda a: factor(a, 32), "the factor alpha / r is missing"),
+        (lambda a: factor(a, 1), "that is alpha, not alpha / r"),
+        (lambda a: factor(a, a.shape[1]), "r is the thin side of A: its rows"),
+        (lambda a: factor(a, len(a) ** 0.5), "alpha / √r is rsLoRA; here alpha / r"),
+        (lambda a: factor(a, len(a)).T, "that is the transpose: W is (out, in)"),
+    ]
+    cases = [torch.arange(4.0 * r).reshape(r, 4).sin() for r in (2, 3)]
+    return compare(
+        lambda a: answer(a, other(a), 32), lambda a: factor(a, len(a)), cases, mistakes
+    )
+
+
+@exercise
+def check_fp16_numbers(answer):
+    """4.3: what becomes of five numbers in fp16."""
+
+    def fate(number: float) -> str:
+        half = float(torch.tensor(number, dtype=torch.float16))
+        known = {0.0: "zero", math.inf: "infinite", number: "exact"}
+        return known.get(half, "rounded")
+
+    hints = {
+        "0.25": "a power of two, and neither too small nor too large",
+        "0.1": "no sum of powers of two, in any of the three formats",
+        "2049": "from 2048 on the distance between neighbours is 2",
+        "70000": "compare it with the largest number",
+        "1e-8": "compare it with half of the smallest number",
+    }
+    fates = {"exact", "rounded", "zero", "infinite"}
+    if isinstance(answer, dict) and not set(answer.values()) <= fates:
+        return "expected exact, rounded, zero or infinite for each"
+    return match(answer, {name: fate(float(name)) for name in hints}, hints)
+
+
+@exercise
+def check_scaler_order(answer):
+    """4.4: the order of the five calls of a step with a gradient scaler."""
+    before = {
+        ("backward", "unscale"): "there is no gradient yet to divide",
+        ("unscale", "clip"): "the limit would be held against the scaled gradient",
+        ("clip", "step"): "after the step a shorter gradient changes nothing",
+        ("step", "update"): "update reads what was found on the way to the step",
+    }
+    if sorted(answer) != ["backward", "clip", "step", "unscale", "update"]:
+        return "expected backward, clip, step, unscale and update, each once"
+    for (first, second), why in before.items():
+        if answer.index(first) > answer.index(second):
+            return f"{second} before {first}: {why}"
+    return None
+
+
+@exercise
+def check_scaler_rule(answer):
+    """4.5: the scales of a run, from which of its steps overflowed."""
+
+    def rule(skip=0.5, grow=2.0, forget=True, at=3):
+        def scales(overflows: torch.Tensor) -> torch.Tensor:
+            scale, good, used = 2.0**16, 0, []
+            for overflow in overflows.tolist():
+                used.append(scale)
+                good = (0 if forget else good) if overflow else good + 1
+                scale *= skip if overflow else grow if good == at else 1
+                good %= at
+            return torch.tensor(used)
+
+        return scales
+
+    mistakes = [
+        (rule(forget=False), "after an overflow the count of good steps starts anew"),
+        (rule(at=1), "it doubles after three good steps in a row, not after each"),
+        (rule(skip=1.0), "an overflow must halve the scale"),
+        (rule(grow=1.0), "three good steps in a row must double the scale"),
+        (lambda x: rule()(torch.cat([x, x[:1]]))[1:], "return the scale that each "
+         "step used, not the one after it"),
+    ]  # fmt: skip
+    flags = ([1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0])
+    return compare(answer, rule(), [torch.tensor(case) for case in flags], mistakes)
+
+
+@exercise
+def check_make_it_fit(answer):
+    """4.6: settings with which 32 completions of 1,536 tokens fit on a T4."""
+
+    def needs(changes: dict) -> tuple[str, float]:
+        changes = {"max_completion_length": 1536} | changes
+        moment, most = peak(memory_budget(PROFILES["t4"], gpu=True, **changes))
+        return moment, most / GIB
+
+    at_once, times = "per_device_train_batch_size", "gradient_accumulation_steps"
+    if not isinstance(answer, dict) or not {at_once, times} <= answer.keys():
+        return f"expected a dict that sets {at_once}, {times} and what else it takes"
+    if other := sorted(answer.keys() - {at_once, times, "gradient_checkpointing"}):
+        return f"{other[0]} is not to be changed"
+    if answer[at_once] * answer[times] != 32:
+        return f"{answer[at_once]} × {answer[times]} are not 32 completions a step"
+    moment, most = needs(answer)
+    if most > T4_GIB - 0.5:
+        return f"that needs {most:.1f} GiB for {moment}"
+    more = {at_once: 2 * answer[at_once], times: answer[times] // 2}
+    more |= {"gradient_checkpointing": True}
+    if answer[times] > 1 and needs(more)[1] <= T4_GIB - 0.5:
+        return f"that fits, but {more[at_once]} at once can fit too"
+    return None
 
 
 @exercise

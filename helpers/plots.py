@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from . import CourseError
 from .evaluation import SCORES
+from .memory import GIB, T4_GIB, peak
 from .training import load_run, read_log
 
 # Okabe and Ito's palette: told apart by colour-blind readers; the dashes help in print.
@@ -28,6 +29,11 @@ PARTS = {
     "few_shot": ("untrained, best few-shot prompt", "#E69F00", ".."),
     "after": ("trained", "#0072B2", ""),
 }
+
+# What memory_budget counts.
+MEMORY = {"weights": "#999999", "adapters": "#F0E442", "optimizer": "#D55E00"}
+MEMORY |= {"gradients": "#CC79A7", "activations": "#56B4E9", "kv_cache": "#009E73"}
+MEMORY["logits"] = "#E69F00"
 
 
 def as_image(figure: Figure, alt: str) -> Image:
@@ -157,4 +163,29 @@ def plot_run(run: Path, step: int | None = None) -> Figure:
     draw(3, "entropy", {"entropy": "entropy"}, "nats")
     draw(4, "gradient norm", {"grad_norm": "norm"})
     draw(5, "time", {"step_time": "seconds"}, "seconds a step")
+    return figure
+
+
+def plot_budgets(budgets: dict[str, dict]) -> Figure:
+    """Return a bar for each of `memory_budget`'s results: its parts at its peak.
+
+    The first stands at the bottom; the dashed line is what a T4 has.
+    """
+    figure = Figure(figsize=(9.5, 1 + 0.45 * len(budgets)), layout="constrained")
+    axes, most = figure.subplots(), 0
+    for place, budget in enumerate(budgets.values()):
+        moment, left = peak(budget)[0], 0
+        for part, size in budget[moment].items():
+            style = {"color": MEMORY[part], "edgecolor": "white"}
+            axes.barh(place, size / GIB, left=left, **style)
+            left += size / GIB
+        axes.text(left, place, f" {left:.1f} GiB ({moment})", va="center")
+        most = max(most, left)
+    for part, color in MEMORY.items():
+        axes.barh(0, 0, color=color, label=part)
+    axes.axvline(T4_GIB, color="black", linestyle="--")
+    axes.set_yticks(range(len(budgets)), budgets)
+    xlabel = "GiB at the peak of a step, predicted; dashed: a T4"
+    axes.set(xlim=(0, max(19, 1.75 * most)), xlabel=xlabel)
+    axes.legend(fontsize="small", loc="lower right")
     return figure

@@ -5,6 +5,7 @@ All text that a model wrote is escaped: it cannot become part of the page.
 
 import re
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from html import escape
 from pathlib import Path
@@ -19,7 +20,9 @@ from transformers import TrainerCallback
 from . import CourseError
 from .evaluation import SCORES, sample_completions
 from .grpo import group_advantages
-from .plots import STYLES, as_image, plot_run, show
+from .memory import GIB, T4_GIB, peak
+from .plots import STYLES, as_image, plot_budgets, plot_run, show
+from .profiles import Profile
 from .rewards import REWARD_FUNCS, completion_text
 from .training import guard_reward, read_log
 
@@ -342,3 +345,55 @@ def replay(run: Path) -> None:
     dashboard = Dashboard(run)
     dashboard.draw()
     slider.observe(lambda change: dashboard.draw(change["new"]), "value")
+
+
+def explore_budgets(budgets_of: Callable[..., dict], profile: Profile) -> None:
+    """Display memory budgets of a profile, redrawn as its settings are changed.
+
+    `budgets_of` takes settings by name and returns budgets by name, that of the
+    settings themselves last. The number of problems a step stays the profile's.
+    """
+    grpo, powers = profile.grpo, [2**n for n in range(9)]
+    problems = grpo["per_device_train_batch_size"] * grpo["gradient_accumulation_steps"]
+    problems //= grpo["num_generations"]
+    look = {"style": {"description_width": "13em"}, "continuous_update": False}
+    tokens = look | {"min": 64, "step": 64}
+    chosen = {
+        "per_device_train_batch_size": widgets.SelectionSlider(
+            options=powers[:7], description="completions at once", **look
+        ),
+        "num_generations": widgets.SelectionSlider(
+            options=powers[1:7], description="generations", **look
+        ),
+        "max_prompt_length": widgets.IntSlider(
+            max=2048, description="prompt tokens", **tokens
+        ),
+        "max_completion_length": widgets.IntSlider(
+            max=4096, description="completion tokens", **tokens
+        ),
+        "r": widgets.SelectionSlider(options=powers, description="rank", **look),
+        "dtype": widgets.Dropdown(options=["fp16", "fp32"], description="dtype"),
+        "gradient_checkpointing": widgets.Checkbox(description="checkpointing"),
+    }
+    for name, control in chosen.items():
+        own = grpo | profile.lora
+        control.value = own[name] if name in own else getattr(profile, name)
+    said = widgets.Label()
+
+    def draw():
+        settings = {name: control.value for name, control in chosen.items()}
+        completions = problems * settings["num_generations"]
+        at_once = min(settings["per_device_train_batch_size"], completions)
+        settings["per_device_train_batch_size"] = at_once
+        settings["gradient_accumulation_steps"] = completions // at_once
+        budgets = budgets_of(**settings)
+        moment, most = peak(list(budgets.values())[-1])
+        fits = "fits" if most / GIB <= T4_GIB - 0.5 else "does not fit"
+        said.value = f"{completions} completions a step, {at_once} at once: "
+        said.value += f"{most / GIB:.1f} GiB for {moment}, {fits} on a T4"
+        return as_image(plot_budgets(budgets), said.value)
+
+    shown = display(draw(), display_id=True)
+    for control in chosen.values():
+        control.observe(lambda change: shown.update(draw()), "value")
+    display(widgets.VBox([*chosen.values(), said]))
