@@ -166,8 +166,8 @@ def compare_texts(
 ) -> str | None:
     """Return what is wrong with a function of a text, None where nothing is.
 
-    `cases` maps each text to what is said, or nothing, if the answer is wrong there; the
-    first one counts. `mistakes`, as in `compare`, come before.
+    `cases` maps each text to what is said (may be nothing) if the answer is wrong
+    there; the first one counts. `mistakes`, as in `compare`, come before.
     """
 
     def result(text: str) -> object:
@@ -184,8 +184,8 @@ def compare_texts(
         if wrong and all(given[text] == function(text) for text in cases):
             return message
     for text in wrong:
-        said = f"{cases[text]}: " if cases[text] else ""
-        return f"{said}for {text!r}: expected {right(text)!r}, got {given[text]!r}"
+        where = f"{cases[text]}: for {text!r}" if cases[text] else f"for {text!r}:"
+        return f"{where} expected {right(text)!r}, got {given[text]!r}"
     return None
 
 
@@ -314,7 +314,7 @@ def check_integer(answer):
         (fits(anywhere.format("0-9")), "1,018 is an integer too"),
         (fits(NUMBER.pattern), "18.0 is a number, but not written as an integer"),
     ]
-    return compare_texts(answer, fits(integer), cases, mistakes)
+    return compare_texts(answer, fits(integer), dict.fromkeys(cases, ""), mistakes)
 
 
 @exercise
@@ -389,6 +389,7 @@ def check_patch(answer):
         (pays(re.DOTALL, readable, True), "a letter or digit elsewhere is no reason"),
         (lambda text: 0.5 * readable(text), "there must be a reasoning at all"),
     ]
+    cases = dict.fromkeys(cases, "")
     return compare_texts(answer, pays(re.DOTALL, readable), cases, mistakes)
 
 
