@@ -304,7 +304,8 @@ def test_greedy_tokens_of_the_real_model_are_those_of_generate():
     prompts, ends = real_prompts(tokenizer, 6), [tokenizer.eos_token_id]
     known = greedy_by_generate(model, prompts, ends, 48)
     assert fast.generate(model, prompts, 1, 48, 0.0, ends) == known
-    assert all(row[-1] == ends[0] for row in known)  # trained, it comes to an end
+    ended = [row[-1] == ends[0] for row in known]
+    assert any(ended) and len(set(map(len, known))) > 1  # rows leave the batch early
 
 
 VOCABULARY = 8
@@ -372,14 +373,13 @@ def test_merging_is_undone_to_the_bit(pair, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_merged_in_bf16_the_rollout_policy_stays_near_the_trained_one(seed):
-    """Mean KL after training under 1e-3 nats a token: else rollouts must not merge."""
-    model, tokenizer = load_model_and_tokenizer("SmolLM2-135M-Instruct", "bf16")
-    folder = RECORDED / f"cpu-seed{seed}" / "adapter"
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_merged_weights_are_the_trained_policy_in_fp32_and_not_quite_in_bf16(dtype):
+    """Mean KL of rollout and trained policy; where it nears 1e-3, none is merged."""
+    model, tokenizer = load_model_and_tokenizer("SmolLM2-135M-Instruct", dtype)
+    folder = RECORDED / "cpu-seed1" / "adapter"
     model = PeftModel.from_pretrained(model, folder).eval()
-    prompts = real_prompts(tokenizer, 8)
-    temperature = PROFILES["cpu"].grpo["temperature"]
+    prompts, temperature = real_prompts(tokenizer, 4), 0.7
     torch.manual_seed(0)
 
     def shares(prompt, completion):
@@ -397,8 +397,23 @@ def test_merged_in_bf16_the_rollout_policy_stays_near_the_trained_one(seed):
         with fast.merged(model):
             rollout = torch.cat([shares(*each) for each in pairs])
     kl = (rollout.exp() * (rollout - trained)).sum(-1).mean()
-    assert len(trained) > 500
-    assert 1e-6 < kl < 1e-3
+    assert len(trained) > 300
+    assert kl < 1e-6 if dtype == "fp32" else 1e-4 < kl < 1e-2
+
+
+@pytest.mark.parametrize("pair", ["fp32", "bf16"], indirect=True)
+def test_rollouts_merge_in_fp32_alone(pair, tmp_path, monkeypatch, request):
+    times = []
+
+    def watched(model, merged=fast.merged):
+        times.append(model)
+        return merged(model)
+
+    monkeypatch.setattr(fast, "merged", watched)
+    trainer = build(FAST, pair, tmp_path)
+    written, _ = trainer._generate_single_turn(prompts_of(2) * 2, None, {}, 2)
+    assert [len(row) > 0 for row in written] == [True] * 4
+    assert len(times) == (request.node.callspec.params["pair"] == "fp32")
 
 
 # --- where it does not apply ----------------------------------------------------------
