@@ -4,7 +4,7 @@ import os
 
 import nbformat
 import torch
-from test_browser import (
+from browser import (
     CHROMIUM,
     QUIET,
     jupyterlab,

@@ -4,7 +4,7 @@ import base64
 import os
 
 import nbformat
-from test_browser import CHROMIUM, QUIET, jupyterlab, playwright, pytestmark, run_all
+from browser import CHROMIUM, QUIET, jupyterlab, playwright, pytestmark, run_all
 
 from helpers.memory import GIB, memory_budget, peak
 from helpers.profiles import PROFILES

@@ -6,7 +6,7 @@ import time
 import nbformat
 import pandas as pd
 import pytest
-from test_browser import (
+from browser import (
     CHROMIUM,
     QUIET,
     jupyterlab,
