@@ -13,6 +13,7 @@ from transformers import LlamaConfig, PreTrainedConfig, Qwen2Config
 from trl import GRPOTrainer
 
 from . import CourseError
+from .fast import TILE
 from .models import DTYPES
 from .profiles import QWEN, QWEN_05B, SMOL, Profile, override
 
@@ -97,6 +98,11 @@ def memory_budget(
     tokens, scored = batch * length, batch * (new if gpu else length - 1)
     # TRL generates for all micro-batches of an optimizer step at once.
     sequences = batch * grpo["gradient_accumulation_steps"]
+    packed = profile.trainer == "fast" and not gpu
+    prompts = sequences // grpo["num_generations"] if packed else sequences
+    if packed:  # each prompt once, and all its completions behind it (fast.py)
+        length = prompt + new * math.ceil(batch / prompts)
+        tokens, scored = min(batch, prompts) * length, batch * new
 
     adapters = count_parameters(config, lora["r"], targets)
     fixed = {"weights": size * count_parameters(config), "adapters": 4 * adapters}
@@ -122,17 +128,20 @@ def memory_budget(
     working = tokens * size * (3 * inner + hidden)  # gradients inside one MLP
     working += tokens * layer * checkpointing  # computed once more
     tile = min(scored, TILE_TOKENS) * size * TILE_WORDS
-    if not gpu:  # without the kernel: seven fp32 copies and a mask
+    if packed:  # a few tokens' logits, and three fp32 copies
+        tile = TILE * vocabulary * (size + 3 * 4)
+    elif not gpu:  # without the kernel: seven fp32 copies and a mask
         tile += min(scored, TILE_TOKENS) * 29 * min(vocabulary, TILE_WORDS)
     cache = 2 * size * key * layers * sequences  # of one token
-    reading = size * sequences * prompt * (3 * inner + 4 * hidden)
+    reading = size * prompts * prompt * (3 * inner + 4 * hidden)
     # The cache grows by copying, a tensor of one layer at a time. Logits of the last
     # token: as made, and six fp32 copies on the way to a sample.
     grown = cache * length * (1 + 1 / (2 * layers))
     sampling = sequences * vocabulary * (size + 6 * 4)
+    read = cache * prompt * prompts / sequences
     norms = 6 * hidden  # the last norm's input, output and gradient
     return {
-        "prefill": fixed | {"kv_cache": cache * prompt, "activations": reading},
+        "prefill": fixed | {"kv_cache": read, "activations": reading},
         "decoding": fixed | {"kv_cache": grown, "logits": sampling},
         "loss": training
         | {"activations": kept + norms * tokens, "logits": tile + norms * scored},

@@ -56,23 +56,23 @@ LORA = {
 }
 GRPO = {
     # 5e-6 hardly moves an adapter in a few hundred steps.
-    "learning_rate":               (5e-6,     2e-5,     2e-5,     5e-4,         5e-4),
+    "learning_rate":               (5e-6,     2e-5,     2e-5,     1e-3,         5e-4),
     "warmup_steps":                (0.1,      10,       5,        0.0,          0.0),
     "adam_beta1":                  (0.9,      0.9,      0.9,      0.9,          0.9),
     "adam_beta2":                  (0.99,     0.99,     0.99,     0.99,         0.99),
     "weight_decay":                (0.1,      0.1,      0.1,      0.0,          0.0),
     "max_grad_norm":               (0.1,      0.1,      0.1,      1.0,          1.0),
-    "per_device_train_batch_size": (4,        4,        8,        8,            8),
-    # 32 completions: four problems a step in place of two.
-    "gradient_accumulation_steps": (2,        8,        4,        4,            1),
+    "per_device_train_batch_size": (4,        4,        8,        32,           8),
+    # 32 completions, on a CPU 64: four or eight problems a step in place of two.
+    "gradient_accumulation_steps": (2,        8,        4,        2,            1),
     # In a group of 4, all are often equally right or wrong: nothing to learn from.
     "num_generations":             (4,        8,        8,        8,            4),
     # Enough for the answers, in half the time.
     "max_completion_length":       (512,      256,      200,      48,           24),
-    # Below 1 there are more right answers among the samples to learn from.
-    "temperature":                 (None,     None,     None,     0.7,          0.7),
+    # At 1, TRL's default, the samples of a group differ more.
+    "temperature":                 (None,     None,     None,     1.0,          0.7),
     "num_train_epochs":            (1,        None,     None,     None,         None),
-    "max_steps":                   (None,     200,      100,      24,           2),
+    "max_steps":                   (None,     200,      100,      40,           2),
     "save_steps":                  (1,        10,       10,       1,            1),
     "fp16":                        (True,     True,     True,     False,        False),
     # Unset, TRL turns bf16 on: emulated on a T4, slow and silent.
