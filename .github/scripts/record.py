@@ -1,11 +1,16 @@
 """Copy finished runs into notebooks/recorded/: python .github/scripts/record.py RUN …
 
+`record.py --renew` makes the runs of seeds 0, 1 and 2 in runs/ first (where they are
+not there yet, or not finished), evaluates them, and executes all notebooks at the end:
+whatever the repository shows of the cpu profile, by one command, in about an hour.
+
 Keeps what plots, widgets and tests read: config.json, log.jsonl, evaluation.json,
 evaluation.parquet, report.md with its figure, and the adapter in fp16. Draws
 before_after.png from all of them.
 """
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -32,7 +37,27 @@ def record(run: Path) -> Path:
     return folder
 
 
+def python(*arguments: str) -> None:
+    """Run Python in the repository's folder; stop where it fails."""
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
+
+
+def make_run(seed: int) -> Path:
+    """Train with a seed, or go on, and evaluate; return the run's folder."""
+    run = ROOT / "runs" / f"cpu-seed{seed}"
+    chosen = ["--profile", "cpu", "--seed", str(seed)]
+    chosen = ["--resume"] if (run / "config.json").exists() else chosen
+    if not (run / "report.md").exists():
+        python("-m", "helpers", "train", *chosen, "--out", str(run))
+    python("-m", "helpers", "evaluate", str(run), "--few-shot")
+    return run
+
+
 if __name__ == "__main__":
-    folders = [record(Path(name)) for name in sys.argv[1:]]
+    renew = sys.argv[1:] == ["--renew"]
+    runs = map(make_run, range(3)) if renew else map(Path, sys.argv[1:])
+    folders = [record(run) for run in runs]
     plot_before_after(folders).savefig(RECORDED / "before_after.png", dpi=110)
     print("\n".join(str(folder.relative_to(ROOT)) for folder in folders))
+    if renew:
+        python(".github/scripts/notebooks.py", "run")
