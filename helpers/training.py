@@ -275,7 +275,7 @@ class RunCallback(TrainerCallback):
     def __init__(self, run: Path, max_minutes: float | None = None, seconds=None):
         self.run, self.max_minutes, self.start = run, max_minutes, time.monotonic()
         self.seconds = {} if seconds is None else seconds  # of time_parts
-        self.bar, self.former, self.stopped = None, None, None
+        self.bar, self.former, self.stopped, self.memory = None, None, None, 0
         self.step_end, self.longest_step, self.longest_save = self.start, 0, 0
 
     def on_interrupt(self, *_):
@@ -298,6 +298,7 @@ class RunCallback(TrainerCallback):
         for name, weight in model.named_parameters():
             if weight.requires_grad and not torch.isfinite(weight).all():
                 self.broken(state, f"the weight {name} is not finite")
+        self.memory = psutil.Process().memory_info().rss
         give_back_memory()
         self.step_end, before = time.monotonic(), self.step_end
         self.longest_step = max(self.longest_step, self.step_end - before)
@@ -319,7 +320,7 @@ class RunCallback(TrainerCallback):
         for key in ("loss", "reward"):
             if logs.get(key) is None or not math.isfinite(logs[key]):
                 self.broken(state, f"the {key} is {logs.get(key)}")
-        memory = psutil.Process().memory_info().rss
+        memory = self.memory
         if torch.cuda.is_available():
             memory = torch.cuda.max_memory_allocated()
         logs = logs | {f"seconds/{name}": spent for name, spent in self.seconds.items()}
