@@ -7,6 +7,7 @@ yet", and Run all goes on. Where a usual mistake is known, the line names it.
 import functools
 import math
 import re
+import time
 from collections.abc import Callable
 
 import torch
@@ -184,8 +185,11 @@ def compare_texts(
         if wrong and all(given[text] == function(text) for text in cases):
             return message
     for text in wrong:
-        where = f"{cases[text]}: for {text!r}" if cases[text] else f"for {text!r}:"
-        return f"{where} expected {right(text)!r}, got {given[text]!r}"
+        got, said = given[text], cases[text]
+        if isinstance(got, str) and got.strip() == right(text):
+            said = "take off the spaces and line breaks around it"
+        where = f"{said}: for {text!r}" if said else f"for {text!r}:"
+        return f"{where} expected {right(text)!r}, got {got!r}"
     return None
 
 
@@ -234,8 +238,16 @@ def check_xml_answer(answer):
         "<answer>1</answer> <answer>2": "a pair without closing tag is not complete",
         "<answer>5</answer></answer>": "the pair ends at the first closing tag",
         "It is 42.": "without tags there is no answer",
+        "<answer><answer>6</answer></answer>": "the innermost pair counts",
+        "I use <answer>. <answer>7</answer>": "the pair begins at the last opening tag",
     }
-    return compare_texts(answer, extract_xml_answer, cases, [])
+    if wrong := compare_texts(answer, extract_xml_answer, cases, []):
+        return wrong
+    began = time.process_time()
+    answer("<answer>" * 8000)
+    seconds = time.process_time() - began
+    slow = f"64 KB of opening tags take {seconds:.1f} s, a megabyte 244 times that"
+    return slow if seconds > 0.2 else None
 
 
 @exercise
