@@ -538,8 +538,8 @@ def check_token_weights(answer):
 def check_grpo_mean(answer):
     """3.6: the mean of each completion's tokens, then that of the completions."""
 
-    def right(loss, mask):
-        return ((loss * mask).sum(1) / mask.sum(1)).mean()
+    def right(loss, mask, least=1):
+        return ((loss * mask).sum(1) / mask.sum(1).clamp(min=least)).mean()
 
     mistakes = [
         (lambda loss, mask: loss.mean(), "the mask is not used"),
@@ -551,6 +551,11 @@ def check_grpo_mean(answer):
     loss = torch.tensor([[1.0, 2.0, 9.0, 9.0], [3.0, 4.0, 5.0, 7.0]])
     mask = torch.tensor([[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
     cases, mistakes = [torch.stack([loss, mask])], [(pair(f), m) for f, m in mistakes]
+    if wrong := compare(pair(answer), pair(right), cases, mistakes):
+        return wrong
+    cases = [torch.stack([loss, mask * torch.tensor([[0.0], [1.0]])])]
+    message = "a row masked whole divides 0 by 0: divide by at least 1"
+    mistakes = [(pair(lambda loss, mask: right(loss, mask, 0)), message)]
     return compare(pair(answer), pair(right), cases, mistakes)
 
 
