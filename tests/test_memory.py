@@ -20,6 +20,7 @@ from trl.trainer import utils as trl_utils
 from trl.trainer.utils import add_fused_lm_head
 
 from helpers import CourseError
+from helpers.fast import packed_logps
 from helpers.memory import (
     GIB,
     TILE_WORDS,
@@ -314,3 +315,41 @@ def test_on_fake_tensors_the_article_without_checkpointing_does_not_fit():
     assert 15 * GIB < bytes_ < 15.5 * GIB
     on_cpu = moments(memory_budget(profile, gpu=False), "loss", "backward")
     assert on_cpu == pytest.approx(bytes_, rel=0.02)
+
+
+def train_packed(model, profile):
+    """An optimizer step, then a micro-step, done as in helpers/fast.py."""
+    batch = profile.grpo["per_device_train_batch_size"]
+    new, group = (profile.grpo[x] for x in ("max_completion_length", "num_generations"))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    for number in range(2):
+        prompts = torch.randint(0, 1000, (batch // group, profile.max_prompt_length))
+        prompts = prompts.repeat_interleave(group, 0)
+        ids = torch.cat([prompts, torch.randint(0, 1000, (batch, new))], 1)
+        logps, _ = packed_logps(model, ids, torch.ones_like(ids), new, 1.0)
+        (-(logps - logps.detach()).exp().mean()).backward()
+        if number == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@pytest.mark.slow
+def test_a_packed_step_takes_about_the_predicted_bytes():
+    base = BASE | {
+        "trainer": "fast",
+        "num_generations": 4,
+        "gradient_checkpointing": False,
+    }
+    base |= {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+    settings = {"as it is": {}, "length": {"max_completion_length": 128}}
+    settings["groups"] = {"per_device_train_batch_size": 16}
+    found, predicted = {}, {}
+    for name, change in settings.items():
+        profile = changed(PROFILES["t4"], **(base | change))
+        budget = memory_budget(profile, SMALL, gpu=False)
+        predicted[name] = moments(budget, "loss", "backward")
+        found[name] = allocated(lambda p=profile: train_packed(build(p, SMALL), p))
+        stock = memory_budget(changed(profile, trainer="stock"), SMALL, gpu=False)
+        assert predicted[name] < moments(stock, "loss", "backward")
+    for name in settings:
+        assert predicted[name] == pytest.approx(found[name], rel=0.1), name
