@@ -108,8 +108,8 @@ def generate(
         padding[row, width - len(prompt) :] = False
     position = ((~padding).cumsum(1) - 1).clamp(0)
     cache = DynamicCache()
-    state = {"attention_mask": (~padding).long(), "position_ids": position}
-    out = backbone(ids, **state, past_key_values=cache, use_cache=True)
+    # By position: Transformers 5.24 renamed past_key_values to cache.
+    out = backbone(ids, (~padding).long(), position, cache, use_cache=True)
     hidden = out.last_hidden_state[:, -1]
     cache.layers = [
         PreallocatedLayer(layer, num_generations, max_new_tokens)
@@ -141,13 +141,8 @@ def generate(
             token, going = token[keep], going[keep]
             cache.batch_select_indices(keep)
         position = position + 1
-        out = backbone(
-            token[:, None],
-            attention_mask=mask[..., : width + step + 1],
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-        )
+        seen = mask[..., : width + step + 1]
+        out = backbone(token[:, None], seen, position, cache, use_cache=True)
         hidden = out.last_hidden_state[:, -1]
     return [row[row >= 0].tolist() for row in written]
 
