@@ -81,8 +81,10 @@ def run_all(page, address: str, name: str, count: int, seconds: int = 300) -> No
     page.wait_for_selector(idle, timeout=60_000)
     ask = page.get_by_role("button", name="Select Kernel")
     prompts, end = page.locator(".jp-CodeCell .jp-InputPrompt"), time.time() + seconds
+    failed = page.locator('[data-mime-type="application/vnd.jupyter.error"]')
     while prompts.nth(count - 1).inner_text().strip() != f"[{count}]:":
         assert time.time() < end, prompts.all_inner_texts()
+        assert failed.all_inner_texts() == []  # the cells after it would never run
         if ask.is_visible():
             ask.click()
         elif not any("[ ]" not in text for text in prompts.all_inner_texts()):

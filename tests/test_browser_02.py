@@ -15,7 +15,13 @@ __all__ = ["jupyterlab", "page", "pytestmark"]  # pytest reads them from this mo
 # The cells that the playground needs, by a text of each.
 NEEDED = ("colab.set_up()", "def completion_text", "rows = truth_table()")
 NEEDED += ("def short(", "def correctness_", "def int_reward", "TAGS = (", "LAYOUT = ")
-NEEDED += ("from matplotlib import", "def count_xml", "mine = [", "def points_of")
+NEEDED += (
+    "PIECES = (",
+    "from matplotlib import",
+    "def count_xml",
+    "mine = [",
+    "def points_of",
+)
 NEEDED += ("groups = []", "written = [", "reward_playground(samples)")
 
 
