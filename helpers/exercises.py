@@ -34,8 +34,7 @@ def exercise(check: Callable[[object], str | None]) -> Callable[[object], None]:
     def checked(answer: object) -> None:
         try:
             if holds_stub(answer):
-                print("○ not done yet")
-                return
+                raise NotDone
             wrong = check(answer)
         except NotDone:
             print("○ not done yet")
@@ -897,10 +896,8 @@ def check_positions(answer):
 
     def positions(sizes: torch.Tensor, start: int | None = None) -> torch.Tensor:
         start = sizes[0] if start is None else start
-        parts = [torch.arange(sizes[0])]
-        return torch.cat(
-            [*parts, *(start + torch.arange(n) for n in sizes[1:])]
-        ).float()
+        own = [start + torch.arange(n) for n in sizes[1:]]
+        return torch.cat([torch.arange(sizes[0]), *own]).float()
 
     def going_on(sizes: torch.Tensor) -> torch.Tensor:
         return torch.arange(sizes.sum()).float()

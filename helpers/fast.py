@@ -5,7 +5,7 @@ Two things alone differ from the stock trainer: `generate` draws the completions
 takes both apart.
 """
 
-import contextlib
+from contextlib import contextmanager, nullcontext
 
 import torch
 import trl
@@ -147,7 +147,7 @@ def generate(
     return [row[row >= 0].tolist() for row in written]
 
 
-@contextlib.contextmanager
+@contextmanager
 def merged(model: PeftModel):
     """Add the adapters to the base weights for a while; afterwards these are as before.
 
@@ -226,42 +226,32 @@ def packed_logps(
     backbone, head = backbone_and_head(model)
     groups: dict[tuple, list] = {}
     start = input_ids.shape[1] - num_completion_tokens
-    for row, (ids, real) in enumerate(
-        zip(input_ids, attention_mask.bool(), strict=True)
-    ):
+    rows = zip(input_ids, attention_mask.bool(), strict=True)
+    for row, (ids, real) in enumerate(rows):
         prompt, completion = ids[:start][real[:start]], ids[start:][real[start:]]
         groups.setdefault(tuple(prompt.tolist()), []).append((row, completion.tolist()))
 
-    packed = []  # of each group: ids, positions, which completion (0: the prompt)
+    packed = []  # of each group: (id, position, which completion) of its tokens
     wanted = []  # of each token to score: its group, who predicts it, it, its place
     for group, (prompt, completions) in enumerate(groups.items()):
-        ids, positions = list(prompt), list(range(len(prompt)))
-        owner = [0] * len(prompt)
+        tokens = [(token, place, 0) for place, token in enumerate(prompt)]
         for number, (row, completion) in enumerate(completions, 1):
             before = len(prompt) - 1  # the prompt's last token predicts the first
             for place, token in enumerate(completion):
                 wanted.append((group, before, token, row, place))
-                before = len(ids)
-                ids.append(token)
-                positions.append(len(prompt) + place)
-                owner.append(number)
-        packed.append((ids, positions, owner))
-    length = max(len(ids) for ids, _, _ in packed)
+                before = len(tokens)
+                tokens.append((token, len(prompt) + place, number))
+        packed.append(tokens)
+    length = max(map(len, packed))
     device, dtype = input_ids.device, head.weight.dtype
-
-    def padded(part: int, filler: int) -> torch.Tensor:
-        rows = [
-            group[part] + [filler] * (length - len(group[part])) for group in packed
-        ]
-        return torch.tensor(rows, device=device)
-
-    owner = padded(2, -1)
+    padded = [tokens + [(0, 0, -1)] * (length - len(tokens)) for tokens in packed]
+    ids, positions, owner = torch.tensor(padded, device=device).unbind(-1)
     sees = (owner[:, None, :] == 0) | (owner[:, None, :] == owner[:, :, None])
     sees &= torch.ones(length, length, dtype=torch.bool, device=device).tril()
     mask = torch.zeros(sees.shape, dtype=dtype, device=device)
     mask.masked_fill_(~sees, torch.finfo(dtype).min)
-    state = {"attention_mask": mask[:, None], "position_ids": padded(1, 0)}
-    hidden = backbone(padded(0, 0), **state, use_cache=False).last_hidden_state
+    state = {"attention_mask": mask[:, None], "position_ids": positions}
+    hidden = backbone(ids, **state, use_cache=False).last_hidden_state
     group, before, token, row, place = torch.tensor(wanted, device=device).T
     results = TokenLogps.apply(hidden[group, before], head.weight, token, temperature)
     empty = torch.zeros(len(input_ids), num_completion_tokens, device=device)
@@ -294,11 +284,10 @@ class FastGRPOTrainer(GRPOTrainer):
         number = max(map(len, rows.values()))
         model = self.accelerator.unwrap_model(self.model)
         settings = (number, self.max_completion_length, self.temperature)
+        settings = (*settings, self.eos_token_ids, fewest)
         # Rounded to bf16, merged weights would drift from the trained policy, by a mean
         # KL of 0.8 to 1.04e-3 nats a token for the recorded runs: too much.
-        exact = model.dtype == torch.float32
-        with merged(model) if exact else contextlib.nullcontext():
-            settings = (*settings, self.eos_token_ids, fewest)
+        with merged(model) if model.dtype == torch.float32 else nullcontext():
             drawn = generate(model, [list(prompt) for prompt in rows], *settings)
         completions = [[]] * len(prompt_ids)
         for group, places in enumerate(rows.values()):
@@ -348,8 +337,7 @@ def obstacle(trainer: GRPOTrainer) -> str | None:
         "the entropy is part of the loss": trainer._entropy_bonus_enabled,
         "cast_lm_head_to_fp32 is set": args.cast_lm_head_to_fp32,
         f"it cannot do {', '.join(other)}": other,
-        f"{tokens} tokens a group; beyond {LONGEST} packing does not pay": tokens
-        > LONGEST,
+        f"{tokens} tokens a group; beyond {LONGEST} packing costs": tokens > LONGEST,
     }
     return next((reason for reason, there in why.items() if there), None)
 
