@@ -188,10 +188,10 @@ class TokenLogps(torch.autograd.Function):
         for start in range(0, len(hidden), TILE):
             tile = slice(start, start + TILE)
             logits = (hidden[tile] @ weight.T).float().div_(temperature)
-            log_z = logits.logsumexp(-1, keepdim=True)
-            logps[tile] = (logits.gather(1, targets[tile, None]) - log_z)[:, 0]
-            p = (logits - log_z).exp_()
-            entropies[tile] = log_z[:, 0] - torch.einsum("tv,tv->t", p, logits)
+            logits -= logits.logsumexp(-1, keepdim=True)
+            logps[tile] = logits.gather(1, targets[tile, None])[:, 0]
+            p = logits.exp()
+            entropies[tile] = -(p * logits).sum(-1)
             if slopes is not None:
                 slopes[tile] = weight[targets[tile]].float()
                 slopes[tile] -= (p.to(weight.dtype) @ weight).float()
