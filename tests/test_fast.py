@@ -375,11 +375,11 @@ def test_merging_is_undone_to_the_bit(pair, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_merged_weights_are_the_trained_policy_in_fp32_and_not_quite_in_bf16(dtype):
-    """Mean KL of rollout and trained policy; where it nears 1e-3, none is merged."""
+    """Mean KL of rollout and trained policy: nothing in fp32, rounding in bf16."""
     model, tokenizer = load_model_and_tokenizer("SmolLM2-135M-Instruct", dtype)
     folder = RECORDED / "cpu-seed1" / "adapter"
     model = PeftModel.from_pretrained(model, folder).eval()
-    prompts, temperature = real_prompts(tokenizer, 4), 0.7
+    prompts, temperature = real_prompts(tokenizer, 4), 1.0
     torch.manual_seed(0)
 
     def shares(prompt, completion):
@@ -398,7 +398,7 @@ def test_merged_weights_are_the_trained_policy_in_fp32_and_not_quite_in_bf16(dty
             rollout = torch.cat([shares(*each) for each in pairs])
     kl = (rollout.exp() * (rollout - trained)).sum(-1).mean()
     assert len(trained) > 300
-    assert kl < 1e-6 if dtype == "fp32" else 1e-4 < kl < 1e-2
+    assert kl < 1e-6 if dtype == "fp32" else 1e-5 < kl < 1e-2
 
 
 @pytest.mark.parametrize("pair", ["fp32", "bf16"], indirect=True)
