@@ -93,9 +93,13 @@ def compare(
     `mistakes` holds (function, message): the message is given where the answer agrees
     with that function in all cases, but not with `right`.
     """
+    if not callable(answer):
+        return "pass the function itself, not what it returns"
     given = [answer(case.clone()) for case in cases]
     if holds_stub(given):
         raise NotDone
+    if given[0] is None:
+        return "the function returns None: is its `return` missing?"
     given = [torch.as_tensor(value, dtype=torch.float32) for value in given]
 
     def first_difference(function: Callable) -> int | None:
@@ -114,8 +118,10 @@ def compare(
     for function, message in mistakes:
         if first_difference(function) is None:
             return message
-    wanted, got = right(cases[place]).tolist(), given[place].tolist()
-    return f"for {cases[place].tolist()}: expected {wanted}, got {got}"
+    wanted, got, where = right(cases[place]), given[place], cases[place].tolist()
+    if got.shape != wanted.shape:
+        return f"for {where}: shape {tuple(got.shape)}, expected {tuple(wanted.shape)}"
+    return f"for {where}: expected {wanted.tolist()}, got {got.tolist()}"
 
 
 @exercise
@@ -865,6 +871,8 @@ def check_flops(answer):
         flops(300, 300): "nobody asks how likely the prompt was",
         flops(300, 200) / 2: "a weight is multiplied and added: 2 FLOP",
         flops(150, 50): "that is one completion; the group has 4",
+        flops(300, 0): "the output layer is missing",
+        flops(300, 200) / 1e9: "that is in GFLOP, not in FLOP",
     }
     hint = "expected 2 × weights × tokens, for the layers and for the output layer"
     return near(answer, flops(300, 200), mistakes, hint)
@@ -886,6 +894,7 @@ def check_group_mask(answer):
         (lambda o: mask(o, prompt=False), "completions do not see the prompt"),
         (lambda o: mask(o).T, "rows and columns are exchanged: the row's token sees"),
         (lambda o: 1 - mask(o), "true and false are exchanged: true is may see"),
+        (lambda o: mask(o).tril(-1), "a token sees itself too"),
     ]
     return compare(answer, mask, [torch.tensor(case) for case in cases], mistakes)
 
@@ -908,6 +917,7 @@ def check_positions(answer):
         (lambda s: positions(s, 0), "a completion begins where the prompt ends, not 0"),
         (lambda s: positions(s, s[0] - 1), "the prompt's last token stands there"),
         (lambda s: positions(s, s[0] + 1), "a place is left free behind the prompt"),
+        (lambda s: positions(s) + 1, "places are counted from 0"),
     ]
     return compare(answer, positions, cases, mistakes)
 
@@ -920,6 +930,7 @@ def check_amdahl(answer):
         27 / 10: "that is the bound, were scoring free",
         (10 + 17 * 10) / 27: "speed-ups cannot be averaged; add up the seconds",
         11.7: "those are the seconds that are left",
+        7: "that is the mean of three speed-ups; add up the seconds",
         11.7 / 27: "that is the share of the time that is left; turn it over",
     }
     return near(answer, 27 / 11.7, mistakes, "expected old seconds / new seconds")

@@ -77,10 +77,10 @@ def test_a_healthy_run_is_alive_at_every_step(healthy, run):
 
 def test_the_texts_carry_the_figures_and_the_setting():
     rewards = [row["reward"] for row in read_log(RECORDED / "cpu-seed0")]
-    first, last = sum(rewards[:8]) / 8, sum(rewards[-8:]) / 8
+    first, last = sum(rewards[:13]) / 13, sum(rewards[-13:]) / 13
     assert check_run(RECORDED / "cpu-seed0") == [
-        f"alive: 24 steps, reward {first:.2f} → {last:.2f} (means of the first and the "
-        "last 8 steps)"
+        f"alive: 40 steps, reward {first:.2f} → {last:.2f} (means of the first and the "
+        "last 13 steps)"
     ]
     [line] = check_run(SICK / "never_fires")
     assert "boxed_reward_func paid 0 in all 16 steps" in line
@@ -138,7 +138,7 @@ def test_no_log_makes_the_doctor_raise(run, rows):
 
 def test_the_command_line(capsys, tmp_path, run):
     assert main(["doctor", str(RECORDED / "cpu-seed1")]) == 0
-    assert capsys.readouterr().out.startswith("alive: 24 steps, reward ")
+    assert capsys.readouterr().out.startswith("alive: 40 steps, reward ")
     assert main(["doctor", str(SICK / "no_variance")]) == 1
     assert capsys.readouterr().out.startswith("no variance: in 100% of the last groups")
     assert main(["doctor", str(write(run, []))]) == 1

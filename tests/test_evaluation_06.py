@@ -248,9 +248,9 @@ def test_the_card_has_the_numbers_of_the_runs_files(tmp_path):
                     **{k: 100 * v for k, v in part[which][name].items()}
                 )
                 assert f" {shown} |" in text
-    assert "On test (200 problems) lenient shows a gain: +26.0 points" in text
-    assert "On transfer (100 problems) lenient does not show a gain: +9.0" in text
-    assert "24 steps\nof 32 completions, 8 a problem" in text
+    assert "On test (200 problems) lenient shows a gain: +36.0 points" in text
+    assert "On transfer (100 problems) lenient does not show a gain: +3.0" in text
+    assert "40 steps\nof 64 completions, 8 a problem" in text
     assert "4-bit GGUF file (Q4_1)" in text
     assert str(ROOT) not in card and "/work" not in card
 

@@ -114,7 +114,7 @@ def test_set_reaches_the_profile_lora_and_trl():
         ("num_eval", "no setting 'num_eval'"),
         ("num_eval=many", "expected int, as in 200"),
         ("num_eval=1.5", "expected int"),
-        ("learning_rate=fast", "expected float, as in 0.0005"),
+        ("learning_rate=fast", "expected float, as in 0.001"),
         ("fp16=1", "expected bool"),
     ],
 )
@@ -127,7 +127,7 @@ def test_a_bad_set_is_named(setting, message):
 def test_a_group_that_does_not_divide_is_named():
     profile = override(PROFILES["cpu"], ["num_generations=7"])
     with pytest.raises(
-        CourseError, match=r"\(32\) must be divisible by num_generations"
+        CourseError, match=r"\(64\) must be divisible by num_generations"
     ):
         grpo_config(profile, "out")
     with pytest.raises(CourseError, match="rewards is 'some'; use 'all' or 'article'"):
