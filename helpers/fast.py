@@ -1,8 +1,8 @@
 """TRL's GRPO step on a CPU without its waste: the same numbers, several times faster.
 
 Two things alone differ from the stock trainer: `generate` draws the completions, and
-`packed_logps` scores them, all completions of a prompt in one sequence. Notebook 08
-takes both apart.
+`packed_logps` scores them, all completions of a prompt in one sequence. Equal up to
+rounding, for what `obstacle` lets through. Notebook 08 takes both apart.
 """
 
 from contextlib import contextmanager, nullcontext
@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 import trl
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import Linear, LoraLayer
 from torch.nn.functional import linear
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -23,6 +23,13 @@ CHECKED_TRL = ("1.16",)  # releases whose numbers tests/test_fast.py compares
 CHECKED_MODELS = ("llama", "qwen2")
 LONGEST = 4096  # completion tokens of a group
 TILE = 64  # tokens whose logits exist at a time
+# Settings of a model that TRL's scoring reads, and of its generation_config that say
+# nothing about which token is drawn.
+SCALES = ("final_logit_softcapping", "logit_scale", "output_multiplier")
+SCALES += ("lm_head_multiplier", "logits_scaling")
+WITHOUT_EFFECT = {"transformers_version", "_from_model_config", "max_length"}
+WITHOUT_EFFECT |= {"do_sample", "use_cache", "output_attentions", "output_scores"}
+WITHOUT_EFFECT |= {"output_hidden_states", "return_dict_in_generate"}
 
 
 def backbone_and_head(model) -> tuple:
@@ -155,12 +162,12 @@ def merged(model: PeftModel):
     """
     layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
     kept = [layer.get_base_layer().weight.data for layer in layers]
-    for layer, weight in zip(layers, kept, strict=True):
-        total = weight.to(torch.float32, copy=True)
-        for name in layer.active_adapters:
-            total += layer.get_delta_weight(name).float()
-        layer.get_base_layer().weight.data = total.to(weight.dtype)
     try:
+        for layer, weight in zip(layers, kept, strict=True):
+            total = weight.to(torch.float32, copy=True)
+            for name in layer.active_adapters:
+                total += layer.get_delta_weight(name).float()
+            layer.get_base_layer().weight.data = total.to(weight.dtype)
         with model.disable_adapter():
             yield
     finally:
@@ -252,7 +259,8 @@ def packed_logps(
     mask.masked_fill_(~sees, torch.finfo(dtype).min)
     state = {"attention_mask": mask[:, None], "position_ids": positions}
     hidden = backbone(ids, **state, use_cache=False).last_hidden_state
-    group, before, token, row, place = torch.tensor(wanted, device=device).T
+    wanted = torch.tensor(wanted, dtype=torch.long, device=device).reshape(-1, 5)
+    group, before, token, row, place = wanted.T  # none, if all rows are masked
     results = TokenLogps.apply(hidden[group, before], head.weight, token, temperature)
     empty = torch.zeros(len(input_ids), num_completion_tokens, device=device)
     return tuple(empty.index_put((row, place), result) for result in results)
@@ -280,7 +288,7 @@ class FastGRPOTrainer(GRPOTrainer):
         rows: dict[tuple, list[int]] = {}
         for row, prompt in enumerate(prompt_ids):
             rows.setdefault(tuple(prompt), []).append(row)
-        fewest = (self.args.generation_kwargs or {}).get("min_new_tokens", 0)
+        fewest = (self.args.generation_kwargs or {}).get("min_new_tokens") or 0
         number = max(map(len, rows.values()))
         model = self.accelerator.unwrap_model(self.model)
         settings = (number, self.max_completion_length, self.temperature)
@@ -318,12 +326,20 @@ def obstacle(trainer: GRPOTrainer) -> str | None:
     plain = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
     other = [name for name, value in plain.items() if getattr(args, name) != value]
     other += set(args.generation_kwargs or {}) - {"min_new_tokens"}
+    own = set(model.generation_config.to_diff_dict()) - set(trainer.generation_kwargs)
+    other += sorted(own - WITHOUT_EFFECT)
     vllm = trainer.use_vllm or trainer.use_transformers_continuous_batching
     more = trainer._is_vlm or trainer.tools or trainer.rollout_func
-    trained = not isinstance(model, PeftModel)
-    trained = trained or backbone_and_head(model)[1].weight.requires_grad
+    lora = [m for m in model.modules() if isinstance(m, LoraLayer)]
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    ends = (".lora_A.default.weight", ".lora_B.default.weight")
+    plain_lora = lora and all(name.endswith(ends) for name in trained)
+    plain_lora &= all(type(m) is Linear and not m.lora_variant for m in lora)
     dropout = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
     kind, attention = config.model_type, config._attn_implementation
+    window = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
+    scaled = [name for name in SCALES if getattr(config, name, None)]
     why = {
         "it is made for CPUs": args.device.type != "cpu",
         "it is made for one process": trainer.accelerator.num_processes > 1,
@@ -331,11 +347,17 @@ def obstacle(trainer: GRPOTrainer) -> str | None:
         "images, tools or a rollout function": more,
         f"not checked with {kind} models": kind not in CHECKED_MODELS,
         f"attention is {attention}": attention not in ("sdpa", "eager"),
-        "it is made for adapters": trained,
-        "autocast (fp16 or bf16 in GRPOConfig)": args.fp16 or args.bf16,
-        "dropout is active": any(dropout),
+        "some attention has a window": window,
+        f"RoPE is {rope}": rope in ("dynamic", "longrope"),
+        "it is made for plain LoRA": not plain_lora,
+        f"the model sets {', '.join(scaled)}": scaled,
+        "autocast (mixed precision)": trainer.accelerator.mixed_precision != "no",
+        "gradient checkpointing is on": args.gradient_checkpointing,
+        "dropout is active": any(dropout) or getattr(config, "attention_dropout", 0),
         "the entropy is part of the loss": trainer._entropy_bonus_enabled,
         "cast_lm_head_to_fp32 is set": args.cast_lm_head_to_fp32,
+        "the output layer has a bias": backbone_and_head(model)[1].bias is not None,
+        "the temperature is 0": args.temperature <= 0,
         f"it cannot do {', '.join(other)}": other,
         f"{tokens} tokens a group; beyond {LONGEST} packing costs": tokens > LONGEST,
     }

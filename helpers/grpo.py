@@ -51,13 +51,15 @@ def completion_logps(model, batch: dict, temperature: float = 1.0) -> Tensor:
 
     `batch` holds `prompt_ids` and `completion_ids`, padded on the left and on the
     right, and a `_mask` of each. The logits at a place score the token after it.
+    Padding gets 0.
     """
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
     keep = {"logits_to_keep": batch["completion_ids"].shape[1] + 1, "use_cache": False}
     logits = model(input_ids=ids, attention_mask=mask, **keep).logits[:, :-1]
     logps = (logits.float() / temperature).log_softmax(dim=-1)
-    return logps.gather(-1, batch["completion_ids"][..., None])[..., 0]
+    logps = logps.gather(-1, batch["completion_ids"][..., None])[..., 0]
+    return logps.masked_fill(batch["completion_mask"] == 0, 0)
 
 
 def importance_ratio(
@@ -94,7 +96,8 @@ def clipped_loss(
 
 
 def kl_k3(per_token_logps: Tensor, ref_per_token_logps: Tensor) -> Tensor:
-    """Return the estimate k3 of KL(policy || reference) at each token, never negative.
+    """Return the estimate k3 of KL(policy || reference) at each token, never negative
+    but for rounding.
 
     http://joschu.net/blog/kl-approx.html; DeepSeekMath, equation 4.
     """
@@ -113,8 +116,8 @@ def reduce_tokens(
     """Return the loss of a micro-batch; those of an optimizer step add up to its loss.
 
     `grpo`: mean of each completion, then of the completions (DeepSeekMath, equation 3);
-    `bnpo`: mean of the micro-batch's tokens; `dr_grpo`: sum over completions times
-    `max_completion_length` (https://arxiv.org/abs/2503.20783); `dapo`: sum over
+    `bnpo`: mean of the micro-batch's tokens; `dr_grpo`: sum, divided by completions ×
+    `max_completion_length` (https://arxiv.org/abs/2503.20783); `dapo`: sum, by
     `num_items_in_batch`, the completion tokens of the whole optimizer step
     (https://arxiv.org/abs/2503.14476). Raises CourseError where one is missing.
     """

@@ -30,8 +30,11 @@ def adapters(model) -> dict[str, torch.Tensor]:
     return {n: p for n, p in model.named_parameters() if p.requires_grad}
 
 
-def build(trainer_class, pair, folder, **settings):
-    """A trainer on a copy of the model, its adapters drawn at random, B not 0."""
+def build(trainer_class, pair, folder, hindered=False, **settings):
+    """A trainer on a copy of the model, its adapters drawn at random, B not 0.
+
+    A faster one must be faster, else all would be compared with itself.
+    """
     profile = override(PROFILES["smoke"], [f"max_completion_length={LENGTH}"])
     model, tokenizer = copy.deepcopy(pair[0]), pair[1]
     funcs = settings.pop("reward_funcs", list(REWARD_FUNCS))
@@ -50,6 +53,7 @@ def build(trainer_class, pair, folder, **settings):
         p.data = scale * torch.randn(p.shape, generator=generator)
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
+    assert bool(getattr(trainer, "obstacle", None)) == hindered
     return trainer
 
 
@@ -372,6 +376,21 @@ def test_merging_is_undone_to_the_bit(pair, tmp_path):
         assert torch.equal(p, before[name]), name
 
 
+def test_merging_that_is_interrupted_is_undone_too(pair, tmp_path, monkeypatch):
+    model = build(FAST, pair, tmp_path).model
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    *_, last = (m for m in model.modules() if isinstance(m, fast.LoraLayer))
+
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(last, "get_delta_weight", interrupted)
+    with pytest.raises(KeyboardInterrupt), fast.merged(model):
+        pass
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name]), name
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_merged_weights_are_the_trained_policy_in_fp32_and_not_quite_in_bf16(dtype):
@@ -428,12 +447,13 @@ def test_rollouts_merge_in_fp32_alone(pair, tmp_path, monkeypatch, request):
         ({"cast_lm_head_to_fp32": True}, "cast_lm_head_to_fp32 is set"),
         ({"max_completion_length": 1025}, "4100 tokens a group; beyond 4096"),
         ({"entropy_coef": 0.01}, "the entropy is part of the loss"),
+        ({"gradient_checkpointing": True}, "gradient checkpointing is on"),
     ],
 )
 def test_where_it_does_not_apply_stock_runs_and_a_line_says_so(
     settings, reason, pair, tmp_path, capsys
 ):
-    quick = build(FAST, pair, tmp_path, **settings)
+    quick = build(FAST, pair, tmp_path, hindered=True, **settings)
     said = [x for x in capsys.readouterr().out.splitlines() if "TRL's own step" in x]
     assert len(said) == 1 and reason in said[0]
     stock = build(GRPOTrainer, pair, tmp_path, **settings)
@@ -443,20 +463,67 @@ def test_where_it_does_not_apply_stock_runs_and_a_line_says_so(
 
 def test_an_unknown_trl_gets_its_own_trainer(pair, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(fast.trl, "__version__", "1.17.0")
-    assert (
-        build(FAST, pair, tmp_path).obstacle == "checked with TRL 1.16, this is 1.17.0"
-    )
+    trainer = build(FAST, pair, tmp_path, hindered=True)
+    assert trainer.obstacle == "checked with TRL 1.16, this is 1.17.0"
     assert "TRL's own step, not the faster one: checked" in capsys.readouterr().out
     monkeypatch.setattr(fast.trl, "__version__", "1.160.0")
-    assert build(FAST, pair, tmp_path).obstacle
+    build(FAST, pair, tmp_path, hindered=True)
 
 
-def test_dropout_is_an_obstacle(pair, tmp_path):
+@pytest.mark.parametrize(
+    "changes,reason",
+    [
+        ({"lora_dropout": 0.05}, "dropout is active"),
+        ({"use_dora": True}, "it is made for plain LoRA"),
+        ({"modules_to_save": ["norm"]}, "it is made for plain LoRA"),
+        ({"lora_bias": True}, "it is made for plain LoRA"),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, "it is made for plain LoRA"),
+        ({"use_rslora": True}, None),
+        ({"target_modules": "all-linear"}, None),
+    ],
+)
+def test_only_plain_lora_gets_the_faster_step(changes, reason, pair, tmp_path):
     trainer = build(FAST, pair, tmp_path)
-    assert trainer.obstacle is None
-    profile = override(PROFILES["smoke"], ["lora_dropout=0.05"])
-    trainer.model = get_peft_model(copy.deepcopy(pair[0]), lora_config(profile))
-    assert fast.obstacle(trainer) == "dropout is active"
+    config = lora_config(PROFILES["smoke"])
+    for name, value in changes.items():
+        setattr(config, name, value)
+    trainer.model = get_peft_model(copy.deepcopy(pair[0]), config)
+    assert fast.obstacle(trainer) == reason
+
+
+@pytest.mark.parametrize(
+    "name,value,reason",
+    [
+        ("attention_dropout", 0.1, "dropout is active"),
+        ("layer_types", ["sliding_attention"], "some attention has a window"),
+        ("rope_parameters", {"rope_type": "dynamic"}, "RoPE is dynamic"),
+        ("final_logit_softcapping", 30.0, "the model sets final_logit_softcapping"),
+        ("model_type", "gemma", "not checked with gemma models"),
+    ],
+)
+def test_a_model_that_computes_otherwise_is_an_obstacle(
+    name, value, reason, pair, tmp_path
+):
+    trainer = build(FAST, pair, tmp_path)
+    setattr(trainer.model.config, name, value)
+    assert fast.obstacle(trainer) == reason
+
+
+def test_a_biased_head_and_settings_of_the_models_own_are_obstacles(pair, tmp_path):
+    trainer = build(FAST, pair, tmp_path)
+    trainer.model.generation_config.suppress_tokens = [5]
+    assert fast.obstacle(trainer) == "it cannot do suppress_tokens"
+    head = trainer.model.get_output_embeddings()
+    head.bias = torch.nn.Parameter(torch.zeros(WORDS), requires_grad=False)
+    assert fast.obstacle(trainer) == "the output layer has a bias"
+
+
+def test_a_micro_batch_that_is_masked_whole_pulls_nowhere(pair, tmp_path):
+    nothing = batch()
+    nothing["completion_mask"] = torch.zeros_like(nothing["completion_mask"])
+    for kind in (GRPOTrainer, FAST):
+        loss, grads, _ = step(build(kind, pair, tmp_path), nothing)
+        assert loss == 0 and not any(grad.any() for grad in grads.values())
 
 
 def test_profiles_choose_their_trainer():

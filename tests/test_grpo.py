@@ -162,6 +162,7 @@ def course_loss(trainer, part: dict, **changes) -> torch.Tensor:
         "gradient_accumulation_steps": args.gradient_accumulation_steps,
     }
     logps = grpo.completion_logps(trainer.model, part, args.temperature)
+    assert not logps[part["completion_mask"] == 0].any()  # as TRL has padding
     return grpo.grpo_loss(logps, *(part.get(n) for n in names), **(settings | changes))
 
 
