@@ -333,8 +333,8 @@ def obstacle(trainer: GRPOTrainer) -> str | None:
     lora = [m for m in model.modules() if isinstance(m, LoraLayer)]
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     ends = (".lora_A.default.weight", ".lora_B.default.weight")
-    plain_lora = lora and all(name.endswith(ends) for name in trained)
-    plain_lora &= all(type(m) is Linear and not m.lora_variant for m in lora)
+    plain_lora = all(type(m) is Linear and not m.lora_variant for m in lora)
+    plain_lora &= bool(lora) and all(name.endswith(ends) for name in trained)
     dropout = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
     kind, attention = config.model_type, config._attn_implementation
     window = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}

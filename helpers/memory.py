@@ -136,7 +136,7 @@ def memory_budget(
     reading = size * prompts * prompt * (3 * inner + 4 * hidden)
     # The cache grows by copying, a tensor of one layer at a time. Logits of the last
     # token: as made, and six fp32 copies on the way to a sample.
-    grown = cache * length * (1 + 1 / (2 * layers))
+    grown = cache * (prompt + new) * (1 + 1 / (2 * layers))
     sampling = sequences * vocabulary * (size + 6 * 4)
     read = cache * prompt * prompts / sequences
     norms = 6 * hidden  # the last norm's input, output and gradient

@@ -526,6 +526,12 @@ def test_a_micro_batch_that_is_masked_whole_pulls_nowhere(pair, tmp_path):
         assert loss == 0 and not any(grad.any() for grad in grads.values())
 
 
+def test_a_model_without_adapters_is_an_obstacle(pair, tmp_path):
+    trainer = build(FAST, pair, tmp_path)
+    trainer.model = copy.deepcopy(pair[0])
+    assert fast.obstacle(trainer) == "it is made for plain LoRA"
+
+
 def test_profiles_choose_their_trainer():
     kinds = {name: fast.trainer_class(p) for name, p in PROFILES.items()}
     assert kinds == {"article": GRPOTrainer, "t4": GRPOTrainer, "t4_quick": GRPOTrainer,
