@@ -1,12 +1,18 @@
-"""Shared code of the course *GRPO, step by step*: small, flat, imports go one way."""
+"""The engine of the course *GRPO, step by step*; the lab beside it shows things.
+
+Read the modules in this order, in which imports go: prompts, data, rewards, grpo,
+scoring, profiles, models, generation, runs, fast, training, evaluation, preflight,
+doctor, __main__.
+"""
 
 from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+GIB = 2**30  # bytes
 
 
-class CourseError(ValueError):
+class CourseError(Exception):
     """Something that the learner can mend; the text says what, where and how."""
 
     def _render_traceback_(self, *args, **kwargs) -> list[str]:

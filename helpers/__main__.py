@@ -13,10 +13,11 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
         return args.command(args)
-    except (CourseError, ImportError, OSError) as error:
-        hint = "; run pip install -r requirements.txt"
-        hint = hint if isinstance(error, ImportError) else ""
-        print(f"error: {error}{hint}", file=sys.stderr)
+    except ImportError as error:
+        print(f"error: {error}; run pip install -r requirements.txt", file=sys.stderr)
+        return 2
+    except (CourseError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         print(f"Stopped. {interrupt}", file=sys.stderr)
@@ -56,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
 
 def train(args: argparse.Namespace) -> int:
     """Evaluate the untrained model, train it, evaluate it again, and report."""
-    from . import data, evaluation, fast, models, profiles, training
+    from . import data, evaluation, fast, models, profiles, runs, training
 
     start, run = time.monotonic(), args.out
     if args.trainer:
@@ -66,13 +67,13 @@ def train(args: argparse.Namespace) -> int:
             raise CourseError(
                 "--resume wants --out FOLDER; it keeps the run's settings"
             )
-        (profile, seed), reason = training.load_run(run), "kept by the run"
+        (profile, seed), reason = runs.load_run(run), "kept by the run"
     else:
         profile, reason = profiles.choose_profile(args.profile)
         profile, seed = profiles.override(profile, args.set), args.seed or 0
         fast.trainer_class(profile)  # a wrong name is said at once
         run = run or Path("runs", time.strftime(f"%Y%m%d-%H%M%S-{profile.name}"))
-        training.check_new(run)
+        runs.check_new(run)
     print(f"profile {profile.name}: {profile.purpose} ({reason})")
     settings = {"seed": seed, "report_to": args.report_to}
     profiles.grpo_config(profile, run, **settings)  # a bad setting is said at once
@@ -81,7 +82,7 @@ def train(args: argparse.Namespace) -> int:
     model, tokenizer = models.load_model_and_tokenizer(profile.model, profile.dtype)
     questions = data.drop_long_prompts(questions, tokenizer, profile.max_prompt_length)
     if not args.resume:
-        training.create_run(run, profile, seed)
+        runs.create_run(run, profile, seed)
     print(f"run {run}: {profile.model} in {profile.dtype}, seed {seed}")
     go_on = f"python -m helpers train --resume --out {run}"
     try:
@@ -107,23 +108,25 @@ def train(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Score a run on every split where it was not yet, and report."""
-    from . import evaluation, models, training
+    from . import evaluation, models, runs
 
-    run, (profile, _) = args.run, training.load_run(args.run)
+    run, (profile, _) = args.run, runs.load_run(args.run)
     model, tokenizer = models.load_trained(profile, run / "adapter")
-    both = model, tokenizer
     for split in evaluation.SPLITS[profile.dataset]:
         with model.disable_adapter():
-            evaluation.evaluate_part(run, split, "before", *both)
-            evaluation.evaluate_part(run, split, "few_shot", *both, args.few_shot)
-        evaluation.evaluate_part(run, split, "after", *both)
+            evaluation.evaluate_part(run, split, "before", model, tokenizer)
+            evaluation.evaluate_part(
+                run, split, "few_shot", model, tokenizer, compute=args.few_shot
+            )
+        evaluation.evaluate_part(run, split, "after", model, tokenizer)
     report(run)
     return 0
 
 
 def report(run: Path) -> None:
     """Print a run's comparison; write report.md and its figure."""
-    from . import evaluation, plots
+    from . import evaluation
+    from .lab import plots
 
     text = evaluation.report(run)
     plots.plot_rewards(run).savefig(run / "rewards.png", dpi=120)
@@ -134,11 +137,8 @@ def report(run: Path) -> None:
 
 def doctor(args: argparse.Namespace) -> int:
     """Print how a run or this machine does; return 1 if anything is wrong with it."""
-    try:
-        from .doctor import check_machine, check_run
-    except ImportError as error:
-        print(f"Not ready: {error}; run pip install -r requirements.txt")
-        return 1
+    from .doctor import check_machine, check_run
+
     if args.run:
         lines = check_run(args.run)
         print("\n".join(lines))

@@ -1,8 +1,8 @@
 """Problems to train and to test on: GSM8K, and one-step word problems made here.
 
-Every function returns a `datasets.Dataset` with the columns `prompt` (chat messages),
-`question`, `solution` (in GSM8K's form, ending in `#### 18`) and `answer` (gold, as
-text); the made problems add `operation`, `template`, `a` and `b`.
+A data set has the columns `prompt` (chat messages), `question`, `solution` (in GSM8K's
+form, ending in `#### 18`) and `answer` (gold, as text); the made problems add
+`operation`, `template`, `a` and `b`.
 """
 
 import hashlib
@@ -17,53 +17,15 @@ from .prompts import build_prompt, extract_hash_answer
 
 # Operations of 20 problems in a row. One guess for all is right for at most 40%.
 OPERATIONS = "+*-+*/*+-*+-+*+*/+*-"
-TEMPLATES = """
-+ A farmer has {a} sheep and buys {b} more. How many sheep does he have?
-+ Mia read {a} pages on Monday and {b} on Tuesday. How many pages in total?
-+ There are {a} boys and {b} girls in a choir. How many children sing in it?
-+ Sam has {a} coins. His aunt gives him {b} coins. How many coins has he now?
-+ A shop sold {a} cups in May and {b} in June. How many cups did it sell?
-+ A bus carries {a} people and {b} more get on. How many people are on it?
-+ A tree is {a} feet tall and grows {b} feet. How tall is it then?
-- Ben had {a} cards and lost {b} of them. How many cards are left?
-- A jar holds {a} sweets. Eva eats {b}. How many sweets remain?
-- Lily has {a} dollars and spends {b}. How many dollars does she have left?
-- There were {a} birds on a roof and {b} flew away. How many birds stayed?
-- A book has {a} pages and Tim has read {b}. How many pages are left to read?
-- A store had {a} lamps and sold {b}. How many lamps are still there?
-- A tank held {a} litres and {b} leaked out. How many litres are left?
-* There are {a} boxes with {b} pens in each. How many pens are there?
-* A ticket costs {a} dollars. How many dollars do {b} tickets cost?
-* Ida runs {a} miles every day. How many miles does she run in {b} days?
-* A hall has {a} rows of {b} chairs. How many chairs are in the hall?
-* Each of {a} children brings {b} apples. How many apples do they bring?
-* A baker makes {a} pies an hour. How many pies does he make in {b} hours?
-* One bag weighs {a} pounds. How many pounds do {b} such bags weigh?
-/ {a} cookies are shared equally by {b} friends. How many does each get?
-/ {a} eggs are packed in boxes of {b}. How many boxes are filled?
-/ A ribbon of {a} inches is cut into {b} equal pieces. How long is each?
-/ {b} identical toys cost {a} dollars. How many dollars does one toy cost?
-/ A class of {a} forms teams of {b}. How many teams are there?
-/ Paul plants {a} seeds in {b} equal rows. How many seeds are in a row?
-/ A trip of {a} miles takes {b} hours at one speed. How many miles per hour?
-"""
-TRANSFER_TEMPLATES = """
-+ A museum had {a} visitors before noon and {b} after. How many came that day?
-+ Omar drove {a} km and then {b} km further. How far did he drive?
-- Of {a} seats in a cinema, {b} are taken. How many seats are free?
-- A candle of {a} mm burns down by {b} mm. How many mm of it are left?
-* A week's rent is {a} dollars. What is the rent for {b} weeks in dollars?
-* A printer prints {a} sheets a minute. How many sheets is that in {b} minutes?
-/ {a} players split into {b} equal groups. How many players are in a group?
-/ {a} roses make bunches of {b}. How many bunches can be made?
-"""
+FILE = Path(__file__).with_name("word_problems.json")
+TEMPLATES = json.loads(FILE.read_text(encoding="utf-8"))
 
 
 def operands(operation: str, transfer: bool) -> list[tuple[int, int]]:
     """Return every pair (a, b) of an operation; the two ranges have none in common.
 
-    Train and test: sums and products to 50, differences from at most 20, dividends to
-    50. Transfer: sums and differences of 51 to 99, factors and quotients 11 to 19.
+    Train and test: sums, products and dividends to 50, differences from at most 20.
+    Transfer: sums and differences of 51 to 99, factors and quotients 11 to 19.
     """
     low, high = (51, 99) if transfer else (2, 50)
     pairs = [(a, b) for a in range(low, high + 1) for b in range(low, high + 1)]
@@ -83,29 +45,27 @@ def _digest(*parts: object) -> bytes:
 
 def _problems(split: str, operation: str, seed: int) -> list[tuple[str, int, int]]:
     transfer = split == "transfer"
-    lines = (TRANSFER_TEMPLATES if transfer else TEMPLATES).strip().splitlines()
-    texts = [line[2:] for line in lines if line[0] == operation]
+    texts = TEMPLATES["transfer" if transfer else "train"][operation]
     every = [(text, a, b) for text in texts for a, b in operands(operation, transfer)]
     if not transfer:
         # The seed has no part in this: train of one seed never meets test of another.
-        quarter = [(_digest("split", *problem)[0] < 64, problem) for problem in every]
-        every = [problem for held, problem in quarter if held == (split == "test")]
+        quarter = {problem for problem in every if _digest("split", *problem)[0] < 64}
+        every = quarter if split == "test" else set(every) - quarter
     return sorted(every, key=lambda problem: _digest(seed, *problem))
 
 
 def get_arithmetic_questions(
     split: str = "train", max_samples: int | None = None, seed: int = 0, num_examples=0
 ) -> Dataset:
-    """Return one-step word problems with four operations, operands to 50.
+    """Return one-step word problems, the same for a seed on every machine.
 
-    `test` has the templates of `train`, but no (template, numbers) pair of it;
-    `transfer` has templates and operands that `train` never shows. The same seed gives
-    the same rows on every machine. Raises CourseError for more than there are.
+    `test` has the templates of `train`, but no pair (template, numbers); `transfer` has
+    templates and operands of its own. Raises CourseError for more than there are.
     """
     if split not in ("train", "test", "transfer"):
         raise CourseError(f"split is {split!r}; use 'train', 'test' or 'transfer'")
-    pools = {operation: _problems(split, operation, seed) for operation in "+-*/"}
-    most = min(len(p) * 20 // OPERATIONS.count(o) for o, p in pools.items())
+    pools = {sign: _problems(split, sign, seed) for sign in "+-*/"}
+    most = min(len(pools[sign]) * 20 // OPERATIONS.count(sign) for sign in pools)
     count = most if max_samples is None else max_samples
     if count > most:
         raise CourseError(f"{split} has {most} problems; {count} were asked for")
@@ -126,13 +86,11 @@ def get_gsm8k_questions(
     """Return GSM8K problems, from JSONL files where there are some, else from the Hub.
 
     `folder` (or the variable `GRPO_GSM8K_DIR`) holds `train.jsonl` and `test.jsonl`,
-    lines of `{"question": …, "answer": "… #### 18"}`. Raises CourseError with file and
-    line for a bad row, and where the Hub does not answer.
+    lines as in `read_jsonl`. Raises CourseError where the Hub does not answer.
     """
     if split not in ("train", "test"):
         raise CourseError(f"split is {split!r}; GSM8K has 'train' and 'test'")
-    folder = folder or os.environ.get("GRPO_GSM8K_DIR")
-    if folder:
+    if folder := folder or os.environ.get("GRPO_GSM8K_DIR"):
         rows = read_jsonl(Path(folder) / f"{split}.jsonl")
     else:
         try:
@@ -146,7 +104,7 @@ def get_gsm8k_questions(
 
 
 def read_jsonl(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a file in GSM8K's format; CourseError names a bad line."""
+    """Return a file's rows `{"question": "…", "answer": "… #### 18"}`, all checked."""
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
@@ -157,9 +115,10 @@ def read_jsonl(path: Path) -> list[dict[str, str]]:
         except (ValueError, KeyError, TypeError, AttributeError):
             good = False
         if not good:
+            wanted = '{"question": "…", "answer": "… #### 18"}'
+            found = line.strip()[:60]
             raise CourseError(
-                f'{path}, line {number}: expected {{"question": "…", "answer": '
-                f'"… #### 18"}}, got {line.strip()[:60]!r}'
+                f"{path}, line {number}: expected {wanted}, got {found!r}"
             )
         rows.append(row)
     return rows
@@ -176,14 +135,9 @@ def _to_prompts(rows: list[dict], source: str, num_examples: int) -> Dataset:
 
 
 def drop_long_prompts(dataset: Dataset, tokenizer, max_tokens: int) -> Dataset:
-    """Return the rows whose prompt has at most `max_tokens` tokens; say how many went.
-
-    Raises CourseError if none is left.
-    """
-    chats = dataset["prompt"][:]
-    ids = tokenizer.apply_chat_template(
-        chats, add_generation_prompt=True, return_dict=True
-    )["input_ids"]
+    """Return the rows whose prompt has at most so many tokens; CourseError for none."""
+    chat = {"add_generation_prompt": True, "return_dict": True}
+    ids = tokenizer.apply_chat_template(dataset["prompt"][:], **chat)["input_ids"]
     kept = dataset.select([i for i, x in enumerate(ids) if len(x) <= max_tokens])
     if not len(kept):
         raise CourseError(f"every prompt is longer than {max_tokens} tokens")

@@ -3,6 +3,7 @@
 import math
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 
 import pandas as pd
@@ -12,51 +13,16 @@ import torch
 from . import check_requirements
 from .models import cache_folder
 from .profiles import choose_profile
-from .training import PACKAGES, load_run, read_log
+from .runs import PACKAGES, load_run, read_log
 
 MEMORY_GB, DISK_GB = 6, 2
+ILLNESSES = tomllib.loads(Path(__file__).with_name("illnesses.toml").read_text("utf-8"))
 LENGTH, CUT = "completions/mean_length", "completions/clipped_ratio"
 EQUAL = "frac_reward_zero_std"
-# What is seen, the likely cause, the setting to change.
-ILLNESSES = {
-    "NaN or skipped steps": "{broken} of {steps} steps have no finite loss, reward or "
-    "grad_norm. fp16 skips such a step (a few at the start are normal). Lower "
-    "learning_rate, or load the model in fp32.",
-    "reward never fires": "{dead} paid 0 in all {steps} steps. Try it by hand on some "
-    "completions; ask for what it wants in the prompt, or show it (num_examples=1).",
-    "reward constant": "{flat} paid everything alike in all {steps} steps. Try it by "
-    "hand on a good and a bad completion.",
-    "no variance": "in {end[frac_reward_zero_std]:.0%} of the last groups all rewards "
-    "were equal: every advantage is 0. Take problems neither too easy nor too hard, "
-    "raise temperature or num_generations, see that rewards read the completion.",
-    "gradient zero": "the last grad_norm is {grad_norm:.1g}, so nothing is learned. Is "
-    "the adapter frozen, lora_alpha 0, target_modules wrong? Do rewards in a group "
-    "differ by rounding alone?",
-    "learning rate zero": "the weights stay as they are. Set learning_rate above 0 and "
-    "warmup_steps well below max_steps.",
-    "gradient exploding": "the last grad_norm is {grad_norm:.3g}: unscaled rewards or "
-    'too large steps. Keep scale_rewards="group", set max_grad_norm to 1.0 or less, '
-    "lower learning_rate.",
-    "entropy collapsed": "{start[entropy]:.2g} → {end[entropy]:.2g} nats a token: the "
-    "model writes the same again and again. Lower learning_rate, train fewer steps, "
-    "raise temperature.",
-    "entropy exploded": "{start[entropy]:.2g} → {end[entropy]:.2g} nats a token: the "
-    "model writes noise. Start again with a tenth of the learning_rate.",
-    "everything cut off": "{end[completions/clipped_ratio]:.0%} of the last texts have "
-    "no end within max_completion_length ({limit}). Raise it; ask for shorter texts.",
-    "length creeping": "{start[completions/mean_length]:.0f} → "
-    "{end[completions/mean_length]:.0f} tokens of {limit}, and more are cut off. See "
-    "which reward pays for length; raise max_completion_length.",
-    "reward hacked": "other rewards gained {layout:.2g}, correctness {learned:.2g}. "
-    "Read completions/; pay less for the layout and more for being right.",
-}
 
 
 def check_machine() -> tuple[list[str], list[str]]:
-    """Return (findings, remedies); without a remedy the machine is ready.
-
-    Raises CourseError if `GRPO_PROFILE` names no profile.
-    """
+    """Return (findings, remedies), the latter empty if the machine is ready."""
     found, remedies = [f"Python {sys.version.split()[0]}"], []
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         remedies.append("Use Python 3.11, 3.12 or 3.13.")
@@ -72,8 +38,8 @@ def check_machine() -> tuple[list[str], list[str]]:
     if memory < MEMORY_GB:
         remedies.append(f"Close other programs: a run wants {MEMORY_GB} GB of memory.")
     folder = cache_folder()
-    disk = next(p for p in (folder, *folder.parents) if p.exists())
-    free = shutil.disk_usage(disk).free / 1e9
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free / 1e9
     shown = str(folder).replace(str(Path.home()), "~", 1)
     found.append(f"{free:.1f} GB of disk free for {shown}")
     if free < DISK_GB:
@@ -89,49 +55,63 @@ def _finite(value) -> float:
     return float(value) if good else math.nan
 
 
+def _rewards(log: pd.DataFrame, start: pd.Series, end: pd.Series) -> dict:
+    # Who paid all alike, and what was gained. A function pays for correctness if its
+    # name has "correct" or "accura" in it.
+    paid = log.filter(regex="^rewards/.+/mean$")
+    spread = log.reindex(columns=[key[:-4] + "std" for key in paid]).max().to_numpy()
+    varies = (paid.max() - paid.min() > 1e-6) | (spread > 1e-6)
+    # One function of several may well fire late.
+    enough = len(log) >= (8 if varies.any() else 3)
+    same = paid.columns[~varies & enough]
+    correct = paid.columns.str.contains("correct|accura", case=False)
+    right, others = paid.columns[correct], paid.columns[~correct]
+    gained = end - start
+    return {
+        "dead": ", ".join(key[8:-5] for key in same if not paid[key].any()),
+        "flat": ", ".join(key[8:-5] for key in same if paid[key].any()),
+        "nothing_varies": len(same) > 0 and not varies.any(),
+        "learned": gained[right].sum(),
+        "layout": gained[others].sum(),
+        "hacked": len(right)
+        and gained[others].sum() > 0.5 * start[others].sum()
+        and end[right].sum() < 0.1 * end[paid.columns].sum(),
+    }
+
+
 def check_run(run: Path) -> list[str]:
     """Return a line for each illness of a run, else the one line that it is alive.
 
     Compares the first third of the log with the last, at least 3 steps each. Seed 0 of
     recorded/sick/ and cpu-seed0 set the thresholds, the first 16 steps of cpu-seed1 the
-    last one; cpu-seed2 and other seeds set none. A function with "correct" or "accura"
-    in its name pays for correctness. Raises CourseError for a folder that is no run's.
+    last one. Raises CourseError for a folder that is no run's.
     """
-    (profile, _), rows = load_run(run), read_log(run)
-    if not rows:
-        return ["no step is logged: not begun, or stopped by an error in the first one"]
-    log = pd.DataFrame(rows).map(_finite)
+    profile, _ = load_run(run)
+    log = pd.DataFrame(read_log(run)).map(_finite)
     steps, window = len(log), max(3, len(log) // 3)
-    missing = log[log.columns.intersection(["loss", "reward", "grad_norm"])].isna()
-    late, broken = missing.any(axis=1)[steps // 4 :], missing.any(axis=1).sum()
-    unreal = missing.drop(columns="grad_norm", errors="ignore").any(axis=None)
-    keys = [LENGTH, CUT, EQUAL, "reward", "entropy", "grad_norm", "learning_rate"]
-    log = log.reindex(columns=log.columns.union(keys))
+    if not steps:
+        return ["no step is logged: not begun, or stopped by an error in the first one"]
+    missing = log.filter(["loss", "reward", "grad_norm"]).isna()
+    unreal = missing.filter(["loss", "reward"]).any(axis=None)
+    broken = missing.any(axis=1)
+    late = broken[steps // 4 :]  # in fp16 the first few are normal
+    wanted = [LENGTH, CUT, EQUAL, "reward", "entropy", "grad_norm", "learning_rate"]
+    log = log.reindex(columns=log.columns.union(wanted))
     start, end = log[:window].mean(), log[-window:].mean()
-    least = max(0.02, 0.03 * min(start["entropy"], 1))  # healthy: 0.04 at the end
     grad_norm = log["grad_norm"][-window:].median()  # one peak is no explosion
-    limit = profile.grpo.get("max_completion_length")
     clip = min(profile.grpo.get("max_grad_norm") or 1.0, 1.0)
-    paid = log.filter(regex="^rewards/.+/mean$").rename(columns=lambda key: key[8:-5])
-    spread = log.filter(regex="^rewards/.+/std$").rename(columns=lambda key: key[8:-4])
-    spread = spread.max().reindex(paid.columns)
-    same = paid.columns[~((paid.max() - paid.min() > 1e-6) | (spread > 1e-6))]
-    alone = len(same) == len(paid.columns)
-    # One function of several may well fire late.
-    same = same if steps >= (3 if alone else 8) else same[:0]
-    dead = ", ".join(name for name in same if not paid[name].any())
-    flat = ", ".join(name for name in same if paid[name].any())
-    right = paid.columns.str.contains("correct|accura", case=False)
-    first, earned = paid[:window].mean(), paid[-window:].mean()
-    learned, layout = (earned - first)[right].sum(), (earned - first)[~right].sum()
-
+    facts = _rewards(log, start, end)
+    facts |= {"steps": steps, "start": start, "end": end, "grad_norm": grad_norm}
+    facts["broken"] = broken.sum()
+    facts["limit"] = profile.grpo.get("max_completion_length")
     sick = {
         "NaN or skipped steps": unreal or (late.sum() >= 3 and late.mean() > 0.3),
-        "entropy collapsed": end["entropy"] < least,
-        "entropy exploded": end["entropy"] > max(2, 3 * log["entropy"].min()),
-        "reward never fires": dead,
-        "reward constant": flat,
-        "no variance": end[EQUAL] >= 0.9 and not (alone and len(same)),
+        # A healthy run ends at 0.04.
+        "entropy collapsed": end.entropy < max(0.02, 0.03 * min(start.entropy, 1)),
+        "entropy exploded": end.entropy > max(2, 3 * log["entropy"].min()),
+        "reward never fires": facts["dead"],
+        "reward constant": facts["flat"],
+        "no variance": end[EQUAL] >= 0.9 and not facts["nothing_varies"],
         "gradient zero": grad_norm < 1e-3 and end[EQUAL] < 0.9,
         "learning rate zero": steps >= 3 and log["learning_rate"].max() == 0,
         "gradient exploding": grad_norm > 100 * clip,
@@ -139,12 +119,10 @@ def check_run(run: Path) -> list[str]:
         "length creeping": end[CUT] > start[CUT] + 0.1
         and end[LENGTH] > 1.25 * start[LENGTH]
         and log[LENGTH].corr(pd.Series(range(steps))) > 0.7,
-        "reward hacked": any(right)
-        and steps >= 9
-        and layout > 0.5 * first[~right].sum()
-        and earned[right].sum() < 0.1 * earned.sum(),
+        "reward hacked": steps >= 9 and facts["hacked"],
     }
-    facts = locals()
-    lines = [f"{n}: {ILLNESSES[n].format(**facts)}" for n, yes in sick.items() if yes]
-    alive = f"alive: {steps} steps, reward {start['reward']:.2f} → {end['reward']:.2f}"
+    lines = [
+        f"{name}: {ILLNESSES[name].format(**facts)}" for name in sick if sick[name]
+    ]
+    alive = f"alive: {steps} steps, reward {start.reward:.2f} → {end.reward:.2f}"
     return lines or [f"{alive} (means of the first and the last {window} steps)"]

@@ -2,7 +2,7 @@
 
 Two things alone differ from the stock trainer: `generate` draws the completions, and
 `packed_logps` scores them, all completions of a prompt in one sequence. Equal up to
-rounding, for what `obstacle` lets through. Notebook 08 takes both apart.
+rounding, for what `obstacle` allows. Notebook 08 takes both apart.
 """
 
 from contextlib import contextmanager, nullcontext
@@ -11,18 +11,14 @@ import torch
 import trl
 from peft import PeftModel
 from peft.tuners.lora import Linear, LoraLayer
-from torch.nn.functional import linear
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 from trl import GRPOTrainer
 
 from . import CourseError
+from .generation import backbone_and_head, generate
 from .profiles import Profile
 
-CHECKED_TRL = ("1.16",)  # releases whose numbers tests/test_fast.py compares
-CHECKED_MODELS = ("llama", "qwen2")
-LONGEST = 4096  # completion tokens of a group
 TILE = 64  # tokens whose logits exist at a time
+LONGEST = 4096  # completion tokens of a group; beyond, packing costs more than it saves
 # Settings of a model that TRL's scoring reads, and of its generation_config that say
 # nothing about which token is drawn.
 SCALES = ("final_logit_softcapping", "logit_scale", "output_multiplier")
@@ -30,128 +26,9 @@ SCALES += ("lm_head_multiplier", "logits_scaling")
 WITHOUT_EFFECT = {"transformers_version", "_from_model_config", "max_length"}
 WITHOUT_EFFECT |= {"do_sample", "use_cache", "output_attentions", "output_scores"}
 WITHOUT_EFFECT |= {"output_hidden_states", "return_dict_in_generate"}
-
-
-def backbone_and_head(model) -> tuple:
-    """Return (backbone, output layer) of a causal language model, adapters included."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    return base.base_model, base.get_output_embeddings()
-
-
-# --- drawing completions --------------------------------------------------------------
-
-
-class PreallocatedLayer(DynamicLayer):
-    """One layer of a cache that writes into room made beforehand: nothing is copied."""
-
-    def __init__(self, layer: DynamicLayer, copies: int, room: int):
-        super().__init__()
-        self.length = layer.keys.shape[-2]
-        self.keys, self.values = (
-            self.widened(x, copies, room) for x in (layer.keys, layer.values)
-        )
-        self.dtype, self.device = self.keys.dtype, self.keys.device
-        self.is_initialized = True
-
-    def widened(self, x: torch.Tensor, copies: int, room: int) -> torch.Tensor:
-        """Return each row of `x` in `copies` copies, with `room` for more tokens."""
-        rows, heads, length, width = x.shape
-        wide = x.new_zeros(rows, copies, heads, length + room, width)
-        wide[:, :, :, :length] = x[:, None]
-        return wide.flatten(0, 1)
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        """Write new tokens; return keys and values of all tokens so far, as views."""
-        start, self.length = self.length, self.length + key_states.shape[-2]
-        self.keys[:, :, start : self.length] = key_states
-        self.values[:, :, start : self.length] = value_states
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
-
-    def get_seq_length(self) -> int:
-        """Return the number of tokens so far."""
-        return self.length
-
-
-def draw(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return a token for each row of float `logits`; temperature 0 takes the likeliest.
-
-    One uniform number a row, looked up in the cumulated probabilities: `multinomial`
-    would draw one for each word of the vocabulary. Like it, this raises RuntimeError
-    where the probabilities are not finite.
-    """
-    if not temperature:
-        return logits.argmax(-1)
-    shares = (logits / temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
-    if not torch.isfinite(shares[:, -1]).all():
-        raise RuntimeError("the probability tensor contains inf or nan")
-    points = torch.rand(len(shares), 1, dtype=torch.float64, device=shares.device)
-    found = torch.searchsorted(shares, points * shares[:, -1:], right=True)
-    return found[:, 0].clamp(max=shares.shape[-1] - 1)
-
-
-@torch.no_grad()
-def generate(
-    model,
-    prompts: list[list[int]],
-    num_generations: int,
-    max_new_tokens: int,
-    temperature: float,
-    ends: list[int],
-    min_new_tokens: int = 0,
-) -> list[list[int]]:
-    """Return the ids of `num_generations` completions of each prompt, prompt by prompt.
-
-    A completion ends with one of the tokens `ends`, or after `max_new_tokens`. Each
-    prompt is read once; completions that are finished leave the batch. The model's mode
-    (train or eval) stays as it is.
-    """
-    backbone, head = backbone_and_head(model)
-    device, dtype = head.weight.device, head.weight.dtype
-    width, total = max(map(len, prompts)), len(prompts) * num_generations
-    ids = torch.zeros(len(prompts), width, dtype=torch.long, device=device)
-    padding = torch.ones(ids.shape, dtype=torch.bool, device=device)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        padding[row, width - len(prompt) :] = False
-    position = ((~padding).cumsum(1) - 1).clamp(0)
-    cache = DynamicCache()
-    # By position: Transformers 5.24 renamed past_key_values to cache.
-    out = backbone(ids, (~padding).long(), position, cache, use_cache=True)
-    hidden = out.last_hidden_state[:, -1]
-    cache.layers = [
-        PreallocatedLayer(layer, num_generations, max_new_tokens)
-        for layer in cache.layers
-    ]
-    hidden, padding, position = (
-        x.repeat_interleave(num_generations, 0)
-        for x in (hidden, padding, position[:, -1:])
-    )
-    mask = torch.zeros(total, 1, 1, width + max_new_tokens, dtype=dtype, device=device)
-    mask[:, 0, 0, :width].masked_fill_(padding, torch.finfo(dtype).min)
-    stops = torch.tensor(ends, device=device)
-    written = torch.full((total, max_new_tokens), -1, device=device)
-    rows = torch.arange(total, device=device)  # which completion a row of the batch is
-    going = torch.ones_like(rows, dtype=torch.bool)
-    for step in range(max_new_tokens):
-        logits = linear(hidden, head.weight, head.bias).float()
-        if step < min_new_tokens:
-            logits[:, stops] = -torch.inf
-        token = draw(logits, temperature)
-        written[rows[going], step] = token[going]
-        going &= ~torch.isin(token, stops)
-        left = int(going.sum())
-        if not left or step + 1 == max_new_tokens:
-            break
-        if left <= 0.875 * len(rows):  # leaving costs a copy of the cache
-            keep = going.nonzero()[:, 0]
-            rows, mask, position = rows[keep], mask[keep], position[keep]
-            token, going = token[keep], going[keep]
-            cache.batch_select_indices(keep)
-        position = position + 1
-        seen = mask[..., : width + step + 1]
-        out = backbone(token[:, None], seen, position, cache, use_cache=True)
-        hidden = out.last_hidden_state[:, -1]
-    return [row[row >= 0].tolist() for row in written]
+AS_GIVEN = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
+AS_GIVEN |= dict.fromkeys(("use_vllm", "use_transformers_continuous_batching"), False)
+AS_GIVEN |= dict.fromkeys(("cast_lm_head_to_fp32", "gradient_checkpointing"), False)
 
 
 @contextmanager
@@ -161,21 +38,19 @@ def merged(model: PeftModel):
     The sum is made in float32 and rounded to the base weights' dtype.
     """
     layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
-    kept = [layer.get_base_layer().weight.data for layer in layers]
+    kept = [
+        (layer.get_base_layer(), layer.get_base_layer().weight.data) for layer in layers
+    ]
     try:
-        for layer, weight in zip(layers, kept, strict=True):
-            total = weight.to(torch.float32, copy=True)
-            for name in layer.active_adapters:
-                total += layer.get_delta_weight(name).float()
-            layer.get_base_layer().weight.data = total.to(weight.dtype)
+        for layer, (base, weight) in zip(layers, kept, strict=True):
+            updates = map(layer.get_delta_weight, layer.active_adapters)
+            total = sum((update.float() for update in updates), start=weight.float())
+            base.weight.data = total.to(weight.dtype)
         with model.disable_adapter():
             yield
     finally:
-        for layer, weight in zip(layers, kept, strict=True):
-            layer.get_base_layer().weight.data = weight
-
-
-# --- scoring completions --------------------------------------------------------------
+        for base, weight in kept:
+            base.weight.data = weight
 
 
 class TokenLogps(torch.autograd.Function):
@@ -266,9 +141,6 @@ def packed_logps(
     return tuple(empty.index_put((row, place), result) for result in results)
 
 
-# --- the trainer ----------------------------------------------------------------------
-
-
 class FastGRPOTrainer(GRPOTrainer):
     """TRL's trainer with the `generate` and `packed_logps` of this module.
 
@@ -291,12 +163,18 @@ class FastGRPOTrainer(GRPOTrainer):
         fewest = (self.args.generation_kwargs or {}).get("min_new_tokens") or 0
         number = max(map(len, rows.values()))
         model = self.accelerator.unwrap_model(self.model)
-        settings = (number, self.max_completion_length, self.temperature)
-        settings = (*settings, self.eos_token_ids, fewest)
         # Rounded to bf16, merged weights drift from the trained policy, the more the
         # smaller the updates: a mean KL of up to 1.04e-3 nats a token was measured.
         with merged(model) if model.dtype == torch.float32 else nullcontext():
-            drawn = generate(model, [list(prompt) for prompt in rows], *settings)
+            drawn = generate(
+                model,
+                [list(prompt) for prompt in rows],
+                number,
+                self.max_completion_length,
+                self.temperature,
+                self.eos_token_ids,
+                fewest,
+            )
         completions = [[]] * len(prompt_ids)
         for group, places in enumerate(rows.values()):
             for place, row in enumerate(places):
@@ -318,50 +196,46 @@ class FastGRPOTrainer(GRPOTrainer):
 
 
 def obstacle(trainer: GRPOTrainer) -> str | None:
-    """Return what rules the faster step out for a trainer, None where nothing does."""
-    if not trl.__version__.startswith(tuple(f"{release}." for release in CHECKED_TRL)):
-        return f"checked with TRL {', '.join(CHECKED_TRL)}, this is {trl.__version__}"
+    """Return what rules the faster step out for a trainer, None where nothing does.
+
+    The table is what it allows: tests/engine/test_fast.py compares it with TRL's there.
+    """
     args, model, config = trainer.args, trainer.model, trainer.model.config
-    tokens = args.num_generations * args.max_completion_length
-    plain = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
-    other = [name for name, value in plain.items() if getattr(args, name) != value]
-    other += set(args.generation_kwargs or {}) - {"min_new_tokens"}
-    own = set(model.generation_config.to_diff_dict()) - set(trainer.generation_kwargs)
-    other += sorted(own - WITHOUT_EFFECT)
-    vllm = trainer.use_vllm or trainer.use_transformers_continuous_batching
-    more = trainer._is_vlm or trainer.tools or trainer.rollout_func
     lora = [m for m in model.modules() if isinstance(m, LoraLayer)]
-    trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    ends = (".lora_A.default.weight", ".lora_B.default.weight")
-    plain_lora = all(type(m) is Linear and not m.lora_variant for m in lora)
-    plain_lora &= bool(lora) and all(name.endswith(ends) for name in trained)
+    trained = {n.split(".")[-3] for n, p in model.named_parameters() if p.requires_grad}
+    plain = all(type(m) is Linear and not m.lora_variant for m in lora)
     dropout = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
-    kind, attention = config.model_type, config._attn_implementation
-    window = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
-    scaled = [name for name in SCALES if getattr(config, name, None)]
-    why = {
-        "it is made for CPUs": args.device.type != "cpu",
-        "it is made for one process": trainer.accelerator.num_processes > 1,
-        "vLLM or continuous batching generates": vllm,
-        "images, tools or a rollout function": more,
-        f"not checked with {kind} models": kind not in CHECKED_MODELS,
-        f"attention is {attention}": attention not in ("sdpa", "eager"),
-        "some attention has a window": window,
-        f"RoPE is {rope}": rope in ("dynamic", "longrope"),
-        "it is made for plain LoRA": not plain_lora,
-        f"the model sets {', '.join(scaled)}": scaled,
-        "autocast (mixed precision)": trainer.accelerator.mixed_precision != "no",
-        "gradient checkpointing is on": args.gradient_checkpointing,
-        "dropout is active": any(dropout) or getattr(config, "attention_dropout", 0),
-        "the entropy is part of the loss": trainer._entropy_bonus_enabled,
-        "cast_lm_head_to_fp32 is set": args.cast_lm_head_to_fp32,
-        "the output layer has a bias": backbone_and_head(model)[1].bias is not None,
-        "the temperature is 0": args.temperature <= 0,
-        f"it cannot do {', '.join(other)}": other,
-        f"{tokens} tokens a group; beyond {LONGEST} packing costs": tokens > LONGEST,
+    own = set(model.generation_config.to_diff_dict()) - set(trainer.generation_kwargs)
+    own = sorted((own | set(args.generation_kwargs or {})) - WITHOUT_EFFECT)
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    layers = set(getattr(config, "layer_types", None) or [])
+    other = trainer._is_vlm or trainer.tools or trainer.rollout_func
+    tokens = args.num_generations * args.max_completion_length
+    allowed = {
+        "TRL": (trl.__version__.rpartition(".")[0], ["1.16"]),
+        "device": (args.device.type, ["cpu"]),
+        "processes": (trainer.accelerator.num_processes, [1]),
+        "mixed precision": (trainer.accelerator.mixed_precision, ["no"]),
+        "model_type": (config.model_type, ["llama", "qwen2"]),
+        "attention": (config._attn_implementation, ["sdpa", "eager"]),
+        "layer_types": (layers, [set(), {"full_attention"}]),
+        "rope_type": (rope, ["default", "linear", "llama3", "yarn"]),
+        "plain LoRA": (plain and trained == {"lora_A", "lora_B"}, [True]),
+        "dropout": (max([getattr(config, "attention_dropout", 0), *dropout]), [0]),
+        "bias of the head": (backbone_and_head(model)[1].bias is not None, [False]),
+        "scales of logits": ([n for n in SCALES if getattr(config, n, None)], [[]]),
+        "generation settings": (own, [[], ["min_new_tokens"]]),
+        "images, tools, rollout_func": (bool(other), [False]),
+        "entropy bonus": (trainer._entropy_bonus_enabled, [False]),
+        "temperature above 0": (args.temperature > 0, [True]),
+        "tokens of a group": (tokens, range(LONGEST + 1)),
     }
-    return next((reason for reason, there in why.items() if there), None)
+    for name in AS_GIVEN:
+        allowed[name] = (getattr(args, name), [AS_GIVEN[name]])
+    for name, (value, known) in allowed.items():
+        if value not in known:
+            return f"{name}: {value}, checked with {known}"
+    return None
 
 
 def trainer_class(profile: Profile) -> type[GRPOTrainer]:

@@ -1,9 +1,8 @@
 """GRPO in plain tensors: advantages, ratio, clip, KL and loss, as TRL 1.16 has them.
 
-Group Relative Policy Optimization is from DeepSeekMath
-(https://arxiv.org/abs/2402.03300). Shapes: `batch` counts completions, those of a
-group one after the other; `tokens` the places of the longest completion.
-tests/test_grpo.py holds loss and gradients equal to those of TRL's GRPOTrainer.
+Group Relative Policy Optimization: DeepSeekMath (https://arxiv.org/abs/2402.03300).
+Shapes: `batch` counts completions, those of a group one after the other; `tokens` the
+places of the longest completion. tests/engine/test_grpo.py compares it with TRL.
 """
 
 import torch
@@ -26,10 +25,9 @@ def group_advantages(
 ) -> Tensor:
     """Return how much better each completion is than its group, `(batch,)`.
 
-    Reward minus the group's mean, divided by a standard deviation (of a sample, n - 1)
-    plus 1e-4: the group's (DeepSeekMath, section 4.1.2), the whole batch's
-    (https://arxiv.org/abs/2508.08221) or none (https://arxiv.org/abs/2503.20783).
-    Raises CourseError if the rewards are no whole number of groups.
+    Reward minus the group's mean, by 1e-4 plus the standard deviation (n - 1) of the
+    group (DeepSeekMath, section 4.1.2), the batch (https://arxiv.org/abs/2508.08221) or
+    none (https://arxiv.org/abs/2503.20783). Raises CourseError for a part of a group.
     """
     check("scale_rewards", scale_rewards, SCALES)
     if num_generations < 2 or len(rewards) % num_generations:
@@ -41,41 +39,34 @@ def group_advantages(
     centred = groups - groups.mean(dim=1, keepdim=True)
     if scale_rewards == "none":
         return centred.flatten()
-    whole = scale_rewards == "batch"
-    std = rewards.std() if whole else groups.std(dim=1, keepdim=True)
+    std = rewards.std() if scale_rewards == "batch" else groups.std(dim=1, keepdim=True)
     return (centred / (std + 1e-4)).flatten()
 
 
 def completion_logps(model, batch: dict, temperature: float = 1.0) -> Tensor:
-    """Return the log-probability of each completion token, `(batch, tokens)`.
+    """Return the log-probability of each completion token (padding: 0).
 
-    `batch` holds `prompt_ids` and `completion_ids`, padded on the left and on the
-    right, and a `_mask` of each. The logits at a place score the token after it.
-    Padding gets 0.
+    Of `batch`, takes `prompt_ids` and `completion_ids` and the `_mask` of each.
     """
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-    keep = {"logits_to_keep": batch["completion_ids"].shape[1] + 1, "use_cache": False}
-    logits = model(input_ids=ids, attention_mask=mask, **keep).logits[:, :-1]
-    logps = (logits.float() / temperature).log_softmax(dim=-1)
+    keep = batch["completion_ids"].shape[1] + 1  # logits score the token after theirs
+    out = model(ids, attention_mask=mask, logits_to_keep=keep, use_cache=False)
+    logps = (out.logits[:, :-1].float() / temperature).log_softmax(dim=-1)
     logps = logps.gather(-1, batch["completion_ids"][..., None])[..., 0]
     return logps.masked_fill(batch["completion_mask"] == 0, 0)
 
 
 def importance_ratio(
-    per_token_logps: Tensor,
-    old_per_token_logps: Tensor,
-    completion_mask: Tensor,
-    level: str = "token",
+    logps: Tensor, old_logps: Tensor, completion_mask: Tensor, level: str = "token"
 ) -> Tensor:
     """Return how many times likelier a token is than when it was drawn.
 
-    `token`: `(batch, tokens)`, PPO's ratio (https://arxiv.org/abs/1707.06347);
-    `sequence`: `(batch, 1)`, the geometric mean of a completion's ratios, GSPO
-    (https://arxiv.org/abs/2507.18071).
+    `token`: `(batch, tokens)`, PPO (https://arxiv.org/abs/1707.06347); `sequence`:
+    their geometric mean, `(batch, 1)`, GSPO (https://arxiv.org/abs/2507.18071).
     """
     check("importance_sampling_level", level, LEVELS)
-    log_ratio = per_token_logps - old_per_token_logps
+    log_ratio = logps - old_logps
     if level == "sequence":
         length = completion_mask.sum(dim=1, keepdim=True).clamp(min=1)
         log_ratio = (log_ratio * completion_mask).sum(dim=1, keepdim=True) / length
@@ -87,21 +78,19 @@ def clipped_loss(
 ) -> Tensor:
     """Return -min(ratio A, clip(ratio, 1 - low, 1 + high) A), the shape of `ratio`.
 
-    PPO (https://arxiv.org/abs/1707.06347), equation 7; two epsilons: DAPO
-    (https://arxiv.org/abs/2503.14476), section 3.1. `advantages`: `(batch,)`.
+    PPO, equation 7; two epsilons: DAPO (https://arxiv.org/abs/2503.14476), section 3.1.
     """
     advantages = advantages[:, None]
     clipped = ratio.clamp(1 - epsilon_low, 1 + epsilon_high)
     return -torch.min(ratio * advantages, clipped * advantages)
 
 
-def kl_k3(per_token_logps: Tensor, ref_per_token_logps: Tensor) -> Tensor:
-    """Return the estimate k3 of KL(policy || reference) at each token, never negative
-    but for rounding.
+def kl_k3(logps: Tensor, ref_logps: Tensor) -> Tensor:
+    """Return the estimate k3 (≥ 0) of KL(policy || reference) at each token.
 
-    http://joschu.net/blog/kl-approx.html; DeepSeekMath, equation 4.
+    DeepSeekMath, equation 4; http://joschu.net/blog/kl-approx.html.
     """
-    log_ratio = ref_per_token_logps - per_token_logps
+    log_ratio = ref_logps - logps
     return log_ratio.exp() - log_ratio - 1
 
 
@@ -116,16 +105,18 @@ def reduce_tokens(
     """Return the loss of a micro-batch; those of an optimizer step add up to its loss.
 
     `grpo`: mean of each completion, then of the completions (DeepSeekMath, equation 3);
-    `bnpo`: mean of the micro-batch's tokens; `dr_grpo`: sum, divided by completions ×
-    `max_completion_length` (https://arxiv.org/abs/2503.20783); `dapo`: sum, by
-    `num_items_in_batch`, the completion tokens of the whole optimizer step
-    (https://arxiv.org/abs/2503.14476). Raises CourseError where one is missing.
+    `bnpo`: mean of the micro-batch's tokens; `dr_grpo`: sum, by completions ×
+    `max_completion_length` (https://arxiv.org/abs/2503.20783); `dapo`: sum, by the
+    step's tokens, `num_items_in_batch` (https://arxiv.org/abs/2503.14476). Raises
+    CourseError where one is missing.
     """
     check("loss_type", loss_type, LOSS_TYPES)
     masked = per_token_loss * completion_mask
+    if loss_type == "dapo" and num_items_in_batch is None:
+        raise CourseError("dapo wants num_items_in_batch, the step's tokens")
+    if loss_type == "dr_grpo" and max_completion_length is None:
+        raise CourseError("dr_grpo wants max_completion_length")
     if loss_type == "dapo":
-        if num_items_in_batch is None:
-            raise CourseError("dapo wants num_items_in_batch, the step's tokens")
         return masked.sum() / max(num_items_in_batch, 1)
     if loss_type == "grpo":
         lengths = completion_mask.sum(dim=1).clamp(min=1)
@@ -133,8 +124,6 @@ def reduce_tokens(
     elif loss_type == "bnpo":
         loss = masked.sum() / completion_mask.sum().clamp(min=1)
     else:
-        if max_completion_length is None:
-            raise CourseError("dr_grpo wants max_completion_length")
         loss = masked.sum() / (len(masked) * max_completion_length)
     return loss / gradient_accumulation_steps
 
@@ -155,9 +144,8 @@ def grpo_loss(
     """Return GRPO's loss of a micro-batch; `reduction` goes to `reduce_tokens`.
 
     Without `old_per_token_logps` the policy is the one that drew the tokens: the ratio
-    is 1, its gradient is not 0. The KL term is k3, by default times the ratio, which
-    at the level of tokens makes its gradient that of KL(policy || reference)
-    (DeepSeek-V3.2, https://arxiv.org/abs/2512.02556).
+    is 1, its gradient is not 0. The KL is k3, by default times the ratio, so that its
+    gradient is right too (DeepSeek-V3.2, https://arxiv.org/abs/2512.02556).
     """
     old, level = old_per_token_logps, importance_sampling_level
     old = per_token_logps.detach() if old is None else old

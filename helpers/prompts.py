@@ -17,8 +17,9 @@ Respond in the following format:
 </answer>
 """
 
-ENGLISH, CHINESE = "Respond in the following format:", "请按以下格式回答："
-SYSTEM_PROMPT_ZH = SYSTEM_PROMPT.replace(ENGLISH, CHINESE)
+SYSTEM_PROMPT_ZH = SYSTEM_PROMPT.replace(
+    "Respond in the following format:", "请按以下格式回答："
+)
 
 XML_COT_FORMAT = """\
 <reasoning>
@@ -47,15 +48,10 @@ WORKED_EXAMPLES = (
 def build_prompt(
     question: str, num_examples: int = 0, system_prompt: str = SYSTEM_PROMPT
 ) -> list[dict[str, str]]:
-    """Return the chat messages for one question.
-
-    `num_examples` worked examples (0 to 4) stand before it as earlier turns.
-    Raises ValueError for another number.
-    """
-    if not 0 <= num_examples <= len(WORKED_EXAMPLES):
-        raise ValueError(
-            f"num_examples is {num_examples}; use 0 to {len(WORKED_EXAMPLES)}"
-        )
+    """Return a question's chat messages, after 0 to 4 examples; else ValueError."""
+    most = len(WORKED_EXAMPLES)
+    if not 0 <= num_examples <= most:
+        raise ValueError(f"num_examples is {num_examples}; use 0 to {most}")
     messages = [{"role": "system", "content": system_prompt}]
     for shown, reasoning, answer in WORKED_EXAMPLES[:num_examples]:
         reply = XML_COT_FORMAT.format(reasoning=reasoning, answer=answer)

@@ -1,17 +1,14 @@
 """The five reward functions, each a plain function of the text of a completion.
 
-Names and points are those of Will Brown's GRPO demo and of the article; the layout
-that they reward is the one that `SYSTEM_PROMPT` asks for. Each takes what TRL hands to
-a reward function: `completions`, a list of chat completions
+Names and points are those of Will Brown's GRPO demo and of the article. Each function
+takes what TRL hands to it: `completions`, a list of chat completions
 (`[{"role": "assistant", "content": text}]`) or of plain strings, and every column of
-the data set as a keyword; each returns one float per completion, never raises on any
+the data set as a keyword. It returns one float per completion, never raises on any
 text, and takes time linear in its length.
 """
 
-import json
 import re
 from decimal import Decimal
-from pathlib import Path
 
 from .prompts import XML_TAGS, extract_xml_answer
 
@@ -57,24 +54,18 @@ def int_reward_func(completions, **kwargs) -> list[float]:
 def strict_format_reward_func(completions, **kwargs) -> list[float]:
     """0.5 for exactly the layout asked for, line by line, and nothing around it."""
     texts = [completion_text(c) for c in completions]
-    return [
-        # The counts come first: with each tag there once, the pattern cannot backtrack.
-        0.5 if count_xml(text) == 0.5 and LAYOUT.fullmatch(text) else 0.0
-        for text in texts
-    ]
+    # The counts come first: with each tag there once, the pattern cannot backtrack.
+    good = [count_xml(text) == 0.5 and LAYOUT.fullmatch(text) for text in texts]
+    return [0.5 if fits else 0.0 for fits in good]
 
 
 def soft_format_reward_func(completions, **kwargs) -> list[float]:
     """0.5 if a reasoning pair and then an answer pair occur, whatever is around."""
 
     def in_order(text: str) -> bool:
-        position = 0
         for tag in XML_TAGS:
-            found = text.find(tag, position)
-            if found < 0:
-                return False
-            position = found + len(tag)
-        return True
+            _, found, text = text.partition(tag)  # where it is not, both become ""
+        return bool(found)
 
     return [0.5 if in_order(completion_text(c)) else 0.0 for c in completions]
 
@@ -104,16 +95,3 @@ REWARD_FUNCS = [
     soft_format_reward_func,
     xmlcount_reward_func,
 ]
-
-
-def truth_table() -> list[dict]:
-    """Return the rows of truth_table.json: kind, name, text, gold, and five points.
-
-    The points are in the order of `REWARD_FUNCS`. In the file a long text is a list of
-    pieces, `[piece, how often]` where one is repeated.
-    """
-    rows = json.loads(Path(__file__).with_name("truth_table.json").read_text("utf-8"))
-    for row in rows:
-        pieces = [row["text"]] if isinstance(row["text"], str) else row["text"]
-        row["text"] = "".join(p if isinstance(p, str) else p[0] * p[1] for p in pieces)
-    return rows

@@ -131,7 +131,7 @@ def floor_flops(prompt_tokens: int, tokens: int) -> dict[str, float]:
     and the output layer for each completion token. The backward pass needs no gradients
     of the frozen weights: it costs as much as the forward pass.
     """
-    from helpers.memory import architecture, count_parameters
+    from helpers.lab.budget import architecture, count_parameters
     from helpers.profiles import EMBEDDED_MODEL
 
     config = architecture(EMBEDDED_MODEL)
@@ -152,7 +152,7 @@ def main() -> None:
     top.add_argument("--json", type=Path, metavar="FILE", help="write all of it there")
     args = top.parse_args()
 
-    from helpers.training import machine
+    from helpers.runs import machine
 
     context = multiprocessing.get_context("spawn")
     ends, processes, facts = {}, [], {}

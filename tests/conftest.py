@@ -1,4 +1,4 @@
-"""Fixtures: the embedded model, a tiny random model that shares its tokenizer."""
+"""The marks of the tiers; the embedded model and tiny random ones, ready to load."""
 
 import os
 import shutil
@@ -7,17 +7,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+from peft import LoraConfig, get_peft_model
+from transformers import AutoTokenizer
 
-from helpers.models import fetch_embedded_model
+from helpers.evaluation import load_questions
+from helpers.models import fetch_embedded_model, load_model_and_tokenizer
+from helpers.profiles import PROFILES
+from tests import ROOT
+from tests.tiny import qwen2
 
-ROOT = Path(__file__).resolve().parents[1]
-GSM8K = ROOT.parent / "shared" / "gsm8k"
+SLOW = ("browser", "endtoend")  # folders whose tests take more than a few seconds
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m is heeded
 def pytest_collection_modifyitems(items):
-    """Skip, with the reason, what this machine cannot run."""
+    """Mark what is slow by its folder; skip, with the reason, what cannot be run."""
     for item in items:
+        if any(item.path.is_relative_to(ROOT / "tests" / tier) for tier in SLOW):
+            item.add_marker(pytest.mark.slow)
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="wants a CUDA GPU"))
         if "hub" in item.keywords and not os.environ.get("GRPO_TEST_HUB"):
@@ -48,23 +55,33 @@ def tokenizer(embedded_model):
 
 @pytest.fixture(scope="session")
 def tiny_model(tokenizer, tmp_path_factory) -> Path:
-    """The folder of a randomly initialised Qwen2 of 1.6 million weights."""
+    """The folder of a random Qwen2 of 1.6 million weights with that tokenizer."""
     folder = tmp_path_factory.mktemp("models") / "tiny-qwen2"
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    Qwen2ForCausalLM(config).save_pretrained(folder)
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    special = {name: getattr(tokenizer, name) for name in names}
+    qwen2(vocab_size=len(tokenizer), **special).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def adapted(tiny_model):
+    """The tiny model with an adapter that changes what it says, and its tokenizer."""
+    model, tokenizer = load_model_and_tokenizer(str(tiny_model))
+    modules = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    config = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules=modules)
+    torch.manual_seed(0)
+    model = get_peft_model(model, config)
+    for name, weights in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weights, std=0.3)
+    return model.eval(), tokenizer
+
+
+@pytest.fixture
+def prompts() -> list:
+    """Four chat prompts: the problems of the profile smoke."""
+    return load_questions(PROFILES["smoke"], "test", 0)["prompt"][:]
 
 
 @pytest.fixture

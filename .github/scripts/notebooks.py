@@ -32,11 +32,11 @@ import sys
 from pathlib import Path
 
 places = [Path.cwd(), *Path.cwd().parents, Path.cwd() / "{name}"]
-found = [str(p) for p in places if (p / "helpers" / "colab.py").is_file()]
+found = [str(p) for p in places if (p / "helpers" / "lab" / "colab.py").is_file()]
 if not found:  # on Colab and Kaggle, where this notebook was opened alone
     !git clone --quiet --depth 1 https://github.com/{owner}/{name}
 sys.path[:0] = [p for p in found[:1] or [str(places[-1])] if p not in sys.path]
-from helpers import colab
+from helpers.lab import colab
 
 colab.set_up()"""
 COLAB = "https://colab.research.google.com"
@@ -156,15 +156,46 @@ def is_exercise(cell) -> bool:
     return "exercise" in cell.metadata.get("tags", [])
 
 
-def code_digest(nb) -> str:
-    """Return a hash of the code cells but the set-up cell, which a stamp changes."""
-    sources = [cell.source for cell in code_cells(nb)[1:]]
-    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
+def transformed(cell) -> str:
+    """Return the source of a code cell with its magics turned into calls."""
+    return TransformerManager().transform_cell(cell.source)
 
 
 def parse(cell) -> ast.Module:
     """Return the syntax tree of a code cell, its magics turned into calls."""
-    return ast.parse(TransformerManager().transform_cell(cell.source))
+    return ast.parse(transformed(cell))
+
+
+def without_imports(cell) -> str:
+    """Return a code cell's source with its import statements cut out.
+
+    Where it does not parse, or magics such as `%%time` move its lines, it stays whole.
+    """
+    try:
+        nodes = ast.walk(parse(cell))
+    except SyntaxError:  # rule_code says so
+        return cell.source
+    imports = [n for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)]
+    imports.sort(key=lambda n: (n.lineno, n.col_offset), reverse=True)
+    lines, parsed = cell.source.split("\n"), transformed(cell).split("\n")
+    spans = [slice(n.lineno - 1, n.end_lineno) for n in imports]
+    if any(parsed[span] != lines[span] for span in spans):
+        return cell.source
+    for node, span in zip(imports, spans, strict=True):  # the last one first
+        before = lines[span][0].encode()[: node.col_offset].decode()
+        after = lines[span][-1].encode()[node.end_col_offset :].decode()
+        rest = before + after  # of a line that holds more, such as `import x; y = 1`
+        lines[span] = [rest] if rest.strip() else []
+    return "\n".join(lines).strip("\n")
+
+
+def code_digest(nb) -> str:
+    """Return a hash of the code cells but the set-up cell, which a stamp changes.
+
+    Imports are left out: the outputs stay true where a module has moved.
+    """
+    sources = [without_imports(cell) for cell in code_cells(nb)[1:]]
+    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
 
 
 def texts_of(output) -> Iterator[str]:
@@ -380,7 +411,7 @@ def check(path: Path) -> list[str]:
 
 def run(path: Path, profile: str = "cpu") -> None:
     """Execute a notebook in place and record how; it stays as it is if a cell fails."""
-    from helpers.training import machine, write_atomically
+    from helpers.runs import machine, write_atomically
 
     os.environ |= {"GRPO_PROFILE": profile, "TQDM_DISABLE": "1"}
     nb = nbformat.read(path, as_version=4)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from helpers.plots import plot_before_after  # noqa: E402
+from helpers.lab.plots import plot_before_after  # noqa: E402
 
 RECORDED = ROOT / "notebooks" / "recorded"
 FILES = ("config.json", "log.jsonl", "evaluation.json", "evaluation.parquet")

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, TrainerCa
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from helpers import doctor, profiles, rewards, training  # noqa: E402
+from helpers import doctor, profiles, rewards, runs, training  # noqa: E402
 from helpers.data import get_arithmetic_questions  # noqa: E402
 from helpers.models import fetch_embedded_model  # noqa: E402
 from helpers.prompts import SYSTEM_PROMPT, XML_COT_FORMAT  # noqa: E402
@@ -169,7 +169,7 @@ def make(name: str, model, tokenizer, questions, seed: int, run: Path) -> None:
     settings, funcs = RUNS[name]
     profile = profiles.override(profiles.PROFILES["smoke"], SETTINGS + settings)
     profile = replace(profile, name=name, purpose="a tiny run for the doctor")
-    training.create_run(run, profile, seed)
+    runs.create_run(run, profile, seed)
     trainer = training.build_trainer(
         profile, run, model, tokenizer, questions, seed=seed, reward_funcs=funcs
     )
@@ -193,7 +193,7 @@ def keep(run: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(run / "config.json", folder)
     lines = []
-    for row in training.read_log(run):
+    for row in runs.read_log(run):
         row["time"] = round(row["time"])
         kept = {k: v for k, v in row.items() if k in KEPT or k.startswith("rewards/")}
         lines.append(json.dumps({k: float(f"{v:.4g}") for k, v in kept.items()}))

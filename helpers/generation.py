@@ -1,0 +1,159 @@
+"""Writing completions: each prompt is read once, then one token a step for all rows.
+
+Evaluation uses it on any device, the faster step of `fast` on a CPU. A model's own
+sampling defaults (Qwen2.5: a repetition penalty) play no part.
+"""
+
+import torch
+from peft import PeftModel
+from torch.nn.functional import linear
+from tqdm.auto import tqdm
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+
+def backbone_and_head(model) -> tuple:
+    """Return (backbone, output layer) of a causal language model, adapters included."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return base.base_model, base.get_output_embeddings()
+
+
+class PreallocatedLayer(DynamicLayer):
+    """One layer of a cache that writes into room made beforehand: nothing is copied."""
+
+    def __init__(self, layer: DynamicLayer, copies: int, room: int):
+        super().__init__()
+        self.length = layer.keys.shape[-2]
+        self.keys, self.values = (
+            torch.cat([x, x.new_zeros(*x.shape[:2], room, x.shape[3])], dim=2)
+            for x in (layer.keys, layer.values)
+        )
+        self.dtype, self.device = self.keys.dtype, self.keys.device
+        self.is_initialized = True
+        self.batch_repeat_interleave(copies)
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        """Write new tokens; return keys and values of all tokens so far, as views."""
+        start, self.length = self.length, self.length + key_states.shape[-2]
+        self.keys[:, :, start : self.length] = key_states
+        self.values[:, :, start : self.length] = value_states
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def get_seq_length(self) -> int:
+        """Return the number of tokens so far."""
+        return self.length
+
+
+def draw(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return a token for each row of float `logits`; temperature 0 takes the likeliest.
+
+    One uniform number a row, looked up in the cumulated probabilities: `multinomial`
+    would draw one for each word of the vocabulary. Like it, this raises RuntimeError
+    where the probabilities are not finite.
+    """
+    if not temperature:
+        return logits.argmax(-1)
+    shares = (logits / temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
+    if not torch.isfinite(shares[:, -1]).all():
+        raise RuntimeError("the probability tensor contains inf or nan")
+    points = torch.rand(len(shares), 1, dtype=torch.float64, device=shares.device)
+    found = torch.searchsorted(shares, points * shares[:, -1:], right=True)
+    return found[:, 0].clamp(max=shares.shape[-1] - 1)
+
+
+@torch.no_grad()
+def generate(
+    model,
+    prompts: list[list[int]],
+    num_generations: int,
+    max_new_tokens: int,
+    temperature: float,
+    ends: list[int],
+    min_new_tokens: int = 0,
+) -> list[list[int]]:
+    """Return the ids of `num_generations` completions of each prompt, prompt by prompt.
+
+    A completion ends with one of the tokens `ends`, or after `max_new_tokens`. Each
+    prompt is read once; completions that are finished leave the batch. The model's mode
+    (train or eval) stays as it is.
+    """
+    backbone, head = backbone_and_head(model)
+    device, dtype = head.weight.device, head.weight.dtype
+    width, total = max(map(len, prompts)), len(prompts) * num_generations
+    ids = torch.zeros(len(prompts), width, dtype=torch.long, device=device)
+    padding = torch.ones(ids.shape, dtype=torch.bool, device=device)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        padding[row, width - len(prompt) :] = False
+    position = ((~padding).cumsum(1) - 1).clamp(0)
+    cache = DynamicCache()
+    # By position: Transformers 5.24 renamed past_key_values to cache.
+    out = backbone(ids, (~padding).long(), position, cache, use_cache=True)
+    hidden = out.last_hidden_state[:, -1]
+    cache.layers = [
+        PreallocatedLayer(layer, num_generations, max_new_tokens)
+        for layer in cache.layers
+    ]
+    hidden, padding, position = (
+        x.repeat_interleave(num_generations, 0)
+        for x in (hidden, padding, position[:, -1:])
+    )
+    mask = torch.zeros(total, 1, 1, width + max_new_tokens, dtype=dtype, device=device)
+    mask[:, 0, 0, :width].masked_fill_(padding, torch.finfo(dtype).min)
+    stops = torch.tensor(ends, device=device)
+    written = torch.full((total, max_new_tokens), -1, device=device)
+    rows = torch.arange(total, device=device)  # which completion a row of the batch is
+    going = torch.ones_like(rows, dtype=torch.bool)
+    for step in range(max_new_tokens):
+        logits = linear(hidden, head.weight, head.bias).float()
+        if step < min_new_tokens:
+            logits[:, stops] = -torch.inf
+        token = draw(logits, temperature)
+        written[rows[going], step] = token[going]
+        going &= ~torch.isin(token, stops)
+        left = int(going.sum())
+        if not left or step + 1 == max_new_tokens:
+            break
+        if left <= 0.875 * len(rows):  # leaving costs a copy of the cache
+            keep = going.nonzero()[:, 0]
+            rows, mask, position = rows[keep], mask[keep], position[keep]
+            token, going = token[keep], going[keep]
+            cache.batch_select_indices(keep)
+        position = position + 1
+        seen = mask[..., : width + step + 1]
+        out = backbone(token[:, None], seen, position, cache, use_cache=True)
+        hidden = out.last_hidden_state[:, -1]
+    return [row[row >= 0].tolist() for row in written]
+
+
+def generate_completions(
+    model,
+    tokenizer,
+    prompts: list,
+    max_new_tokens: int,
+    num_samples: int = 1,
+    temperature: float = 0.0,
+    batch_size: int = 32,
+) -> list[list[tuple[str, bool]]]:
+    """Return for each chat prompt `num_samples` pairs (text, whether it was cut off).
+
+    `batch_size` prompts are answered at a time; temperature 0 is greedy.
+    """
+    chat = {"add_generation_prompt": True, "return_dict": True}
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    drawn = []
+    model.eval()
+    alone = len(prompts) <= batch_size  # one batch needs no bar
+    with tqdm(total=len(prompts), desc="answering", disable=alone or None) as bar:
+        for start in range(0, len(prompts), batch_size):
+            chats = prompts[start : start + batch_size]
+            ids = tokenizer.apply_chat_template(chats, **chat)["input_ids"]
+            drawn += generate(
+                model, ids, num_samples, max_new_tokens, temperature, ends
+            )
+            bar.update(len(chats))
+    texts = tokenizer.batch_decode(drawn, skip_special_tokens=True)
+    cut_off = [row[-1] not in ends for row in drawn]
+    pairs = list(zip(texts, cut_off, strict=True))
+    return [pairs[at : at + num_samples] for at in range(0, len(pairs), num_samples)]

@@ -1,0 +1,171 @@
+"""The checks of notebook 02, reward functions, and the truth table that it opens."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from ...prompts import extract_xml_answer
+from ...rewards import INTEGER, NUMBER, REWARD_FUNCS
+from . import NotDone, compare_texts, exercise, holds_stub, match, near
+
+
+def truth_table() -> list[dict]:
+    """Return the rows of truth_table.json: kind, name, text, gold, and five points.
+
+    The points are in the order of `REWARD_FUNCS`. In the file a long text is a list of
+    pieces, `[piece, how often]` where one is repeated.
+    """
+    path = Path(__file__).parents[1] / "truth_table.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    for row in rows:
+        pieces = [row["text"]] if isinstance(row["text"], str) else row["text"]
+        row["text"] = "".join(p if isinstance(p, str) else p[0] * p[1] for p in pieces)
+    return rows
+
+
+@exercise
+def check_points(answer):
+    """2.1: the points of five completions in all, by eye."""
+    right = {"A": 4.0, "B": 1.5, "C": 3.5, "D": 0.0, "E": 0.375}
+    hints = {
+        ("B", 4.0): "12 pens is no number: neither correctness nor int pay",
+        ("B", 3.5): "12 pens is no number: correctness does not pay either",
+        ("C", 4.0): "strict wants each tag on a line of its own",
+        ("D", 2.0): "correctness reads the answer tag alone, and there is none",
+        ("E", 3.375): "without a closing tag there is no answer to read",
+        ("E", 0.875): "soft wants the answer pair closed too",
+        "A": "nothing is missing here",
+    }
+    return match(answer, right, hints)
+
+
+@exercise
+def check_integer(answer):
+    """2.2: a function that tells whether a text is an integer."""
+
+    def by_int(text: str) -> bool:
+        try:
+            return isinstance(int(text), int)
+        except ValueError:
+            return False
+
+    def fits(pattern: str, method=re.fullmatch) -> Callable:
+        return lambda text: bool(method(pattern, text))
+
+    rows = [row for row in truth_table() if row["kind"] in ("number", "script")]
+    cases = [*dict.fromkeys(extract_xml_answer(row["text"]) for row in rows), "12,345"]
+    integer, anywhere = INTEGER.pattern, r"[+-]?\$?[{}]+"
+    mistakes = [
+        (str.isdigit, "isdigit pays for ² and refuses signs, $ and commas"),
+        (by_int, "int() reads digits of other scripts, and refuses $ and commas"),
+        (fits(integer, re.match), "the start fits, but what follows? use fullmatch"),
+        (fits(integer.replace("0-9", r"\d")), r"\d means digits of other scripts too"),
+        (fits(anywhere.format("0-9,")), "a comma belongs before three digits only"),
+        (fits(anywhere.format("0-9")), "1,018 is an integer too"),
+        (fits(NUMBER.pattern), "18.0 is a number, but not written as an integer"),
+    ]
+    return compare_texts(answer, fits(integer), dict.fromkeys(cases, ""), mistakes)
+
+
+@exercise
+def check_group(answer):
+    """2.3: the chance that a group teaches, and the size for one half, at p = 0.05."""
+    chance, size = answer
+    equal = 0.95**8 + 0.05**8
+    mistakes = {
+        equal: "that is the chance that all eight are equal",
+        0.95**8 * 0.05 * 8 / 0.95: "that is the chance of exactly one right answer",
+        0.4: "chances of several tries do not add up: 20 of them would give 1",
+    }
+    hint = "chance: expected 1 minus the chances of all right and all wrong"
+    if wrong := near(chance, 1 - equal, mistakes, hint):
+        return wrong
+    if size < 14:
+        return f"size: of {size}, {1 - 0.95**size - 0.05**size:.0%} have both outcomes"
+    return None if size == 14 else f"size: {size} are enough, but so are fewer"
+
+
+def points_of(text: str, gold: str) -> dict[str, float]:
+    """Return what each reward pays for a text, by the reward's short name."""
+    names = [func.__name__.removesuffix("_reward_func") for func in REWARD_FUNCS]
+    rewards = [func([text], answer=[gold])[0] for func in REWARD_FUNCS]
+    return dict(zip(names, rewards, strict=True))
+
+
+@exercise
+def check_wrong_but_paid(answer):
+    """2.4: a wrong answer (gold 18) that earns as much as possible."""
+    points = points_of(str(answer), "18")
+    if points.pop("correctness"):
+        return "this answer is right: it is to be a wrong one"
+    lacking = [f"{name} pays {p:g} of 0.5" for name, p in points.items() if p < 0.5]
+    return f"there is more to get: {', '.join(lacking)}" if lacking else None
+
+
+@exercise
+def check_right_but_poor(answer):
+    """2.5: a right answer (gold 18) that earns as little as possible beside it."""
+    points = points_of(str(answer), "18")
+    if not points.pop("correctness"):
+        return "correctness does not pay for this one: it is to be right"
+    paying = [f"{name} still pays {p:g}" for name, p in points.items() if p]
+    return ", ".join(paying) or None
+
+
+@exercise
+def check_patch(answer):
+    """2.6: 0.5 for a reasoning with a letter or a digit in it."""
+
+    def pays(flags: int, readable: Callable, whole: bool = False) -> Callable:
+        def function(text: str) -> float:
+            found = re.search("<reasoning>(.*?)</reasoning>", text, flags)
+            read = text if whole else found and found[1]
+            return 0.5 if found and readable(read) else 0.0
+
+        return function
+
+    def readable(text: str) -> bool:
+        return any(character.isalnum() for character in text)
+
+    kinds = ("layout", "hack", "empty")
+    cases = [row["text"] for row in truth_table() if row["kind"] in kinds]
+    mistakes = [
+        (pays(re.DOTALL, bool), "a line break alone is no reasoning"),
+        (
+            pays(re.DOTALL, str.strip),
+            "dots alone: ask for a letter or a digit",
+        ),
+        (pays(0, readable), "this pays 0 where the reasoning has line breaks"),
+        (pays(re.DOTALL, readable, True), "a letter or digit elsewhere is no reason"),
+        (lambda text: 0.5 * readable(text), "there must be a reasoning at all"),
+    ]
+    cases = dict.fromkeys(cases, "")
+    return compare_texts(answer, pays(re.DOTALL, readable), cases, mistakes)
+
+
+@exercise
+def check_short(answer):
+    """2.7: a reward function of one's own, with a column, None and both formats."""
+    texts, limits, right = ["12345", "1234", "123"], [4, 4, None], [0.0, 1.0, None]
+    chats = [[{"role": "assistant", "content": text}] for text in texts]
+    columns = {"prompts": ["p"] * 3, "limit": limits, "answer": ["1"] * 3}
+    given = answer(completions=chats, **columns)
+    if holds_stub(given):
+        raise NotDone
+    if not isinstance(given, list) or len(given) != 3:
+        return f"expected a list of 3 rewards for 3 completions, got {given!r}"
+    mistakes = [
+        ([1.0, 1.0, None], "len() of a chat counts messages: take completion_text"),
+        ([0.0, 0.0, None], "at most: a text of just that length is paid too"),
+        ([0.0, 1.0, 0.0], "where limit is None the reward does not apply: None, not 0"),
+        ([1.0, 0.0, None], "this pays for the long ones"),
+    ]
+    for wrong, message in mistakes:
+        if given == wrong:
+            return message
+    plain = answer(completions=texts, **columns)
+    for kind, rewards in (("chats", given), ("plain texts", plain)):
+        if rewards != right:
+            return f"for {kind} with limits {limits}: expected {right}, got {rewards}"
+    return None

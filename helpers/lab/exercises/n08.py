@@ -1,0 +1,83 @@
+"""The checks of notebook 08, make it fast."""
+
+import torch
+
+from . import compare, exercise, near
+
+
+@exercise
+def check_flops(answer):
+    """8.1: FLOP of one forward pass that scores a group of 4."""
+
+    def flops(through: int, scored: int) -> float:
+        return 2 * 100e6 * through + 2 * 20e6 * scored
+
+    mistakes = {
+        flops(600, 600): "that is stock TRL on a CPU: every token, every row",
+        flops(600, 200): "the prompt passes through the layers once, not 4 times",
+        flops(300, 300): "nobody asks how likely the prompt was",
+        flops(300, 200) / 2: "a weight is multiplied and added: 2 FLOP",
+        flops(150, 50): "that is one completion; the group has 4",
+        flops(300, 0): "the output layer is missing",
+        flops(300, 200) / 1e9: "that is in GFLOP, not in FLOP",
+    }
+    hint = "expected 2 × weights × tokens, for the layers and for the output layer"
+    return near(answer, flops(300, 200), mistakes, hint)
+
+
+@exercise
+def check_group_mask(answer):
+    """8.2: which token of a packed group may see which."""
+
+    def mask(owner: torch.Tensor, prompt=True, others=False, future=False):
+        seen, sees = owner[None], owner[:, None]
+        rule = (seen == sees) | (prompt and seen == 0) | torch.tensor(others)
+        return (rule if future else rule.tril()).float()
+
+    cases = [[0, 0, 0, 1, 1, 2], [0, 1, 1, 2, 2, 2], [0, 0, 1, 2, 3, 3]]
+    mistakes = [
+        (lambda o: mask(o, others=True), "completions see each other"),
+        (lambda o: mask(o, future=True), "tokens see what comes after them"),
+        (lambda o: mask(o, prompt=False), "completions do not see the prompt"),
+        (lambda o: mask(o).T, "rows and columns are exchanged: the row's token sees"),
+        (lambda o: 1 - mask(o), "true and false are exchanged: true is may see"),
+        (lambda o: mask(o).tril(-1), "a token sees itself too"),
+    ]
+    return compare(answer, mask, [torch.tensor(case) for case in cases], mistakes)
+
+
+@exercise
+def check_positions(answer):
+    """8.3: the position ids of a packed group, from the lengths of its parts."""
+
+    def positions(sizes: torch.Tensor, start: int | None = None) -> torch.Tensor:
+        start = sizes[0] if start is None else start
+        own = [start + torch.arange(n) for n in sizes[1:]]
+        return torch.cat([torch.arange(sizes[0]), *own]).float()
+
+    def going_on(sizes: torch.Tensor) -> torch.Tensor:
+        return torch.arange(sizes.sum()).float()
+
+    cases = [torch.tensor(case) for case in ([4, 3, 2, 3], [5, 1, 4], [2, 2, 2, 2, 1])]
+    mistakes = [
+        (going_on, "that is the bug: these are the places in the packed sequence"),
+        (lambda s: positions(s, 0), "a completion begins where the prompt ends, not 0"),
+        (lambda s: positions(s, s[0] - 1), "the prompt's last token stands there"),
+        (lambda s: positions(s, s[0] + 1), "a place is left free behind the prompt"),
+        (lambda s: positions(s) + 1, "places are counted from 0"),
+    ]
+    return compare(answer, positions, cases, mistakes)
+
+
+@exercise
+def check_amdahl(answer):
+    """8.4: a step of 10 + 5 + 12 s, the last two parts 10 times faster."""
+    mistakes = {
+        10: "generation stays as slow as it was",
+        27 / 10: "that is the bound, were scoring free",
+        (10 + 17 * 10) / 27: "speed-ups cannot be averaged; add up the seconds",
+        11.7: "those are the seconds that are left",
+        7: "that is the mean of three speed-ups; add up the seconds",
+        11.7 / 27: "that is the share of the time that is left; turn it over",
+    }
+    return near(answer, 27 / 11.7, mistakes, "expected old seconds / new seconds")

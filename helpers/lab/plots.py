@@ -1,0 +1,167 @@
+"""Matplotlib figures, drawn from a run's folder alone."""
+
+import io
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import Image, display
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+from .. import CourseError
+from ..runs import load_run, read_log
+from ..scoring import SCORES
+
+# Okabe and Ito's palette: told apart by colour-blind readers; the dashes help in print.
+STYLES = {
+    "correctness": ("#0072B2", "-"),
+    "int": ("#D55E00", "--"),
+    "strict_format": ("#009E73", "-."),
+    "soft_format": ("#CC79A7", ":"),
+    "xmlcount": ("#E69F00", (0, (5, 1, 1, 1))),
+}
+
+# What evaluation.json calls it: label, colour, hatch.
+PARTS = {
+    "before": ("untrained", "#999999", "//"),
+    "few_shot": ("untrained, best few-shot prompt", "#E69F00", ".."),
+    "after": ("trained", "#0072B2", ""),
+}
+
+
+def as_image(figure: Figure, alt: str) -> Image:
+    """Return a figure as png, with a text for who cannot see it."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=90)
+    pyplot.close(figure)  # else a notebook draws a pyplot figure once more
+    return Image(png.getvalue(), metadata={"alt": alt})
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure in a notebook; `alt` says in words what it shows."""
+    display(as_image(figure, alt))
+
+
+def plot_before_after(runs: list[Path], split: str = "test") -> Figure:
+    """Return the mean rewards of runs over their steps, and their scores on a split.
+
+    The runs must have the same parts and number of problems; each bar carries its
+    Wilson 95% interval.
+    """
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for run, line in zip(runs, ("-", "--", ":"), strict=False):
+        log = read_log(run)
+        steps, rewards = [r["step"] for r in log], [r["reward"] for r in log]
+        label = f"seed {load_run(run)[1]}"
+        left.plot(steps, rewards, linestyle=line, color="#0072B2", label=label)
+    left.set(xlabel="step", ylabel="mean reward (of 4.0)", ylim=(0, 4))
+    left.set_title("training")
+    texts = [(run / "evaluation.json").read_text(encoding="utf-8") for run in runs]
+    splits = [json.loads(text)["splits"][split] for text in texts]
+    shown = [name for name in PARTS if all(name in part for part in splits)]
+    # A part that is the same in all runs, such as the untrained model, is drawn once.
+    same = {n: all(part[n] == splits[0][n] for part in splits) for n in shown}
+    bars = [(n, part) for n in shown for part in (splits[:1] if same[n] else splits)]
+    width = 0.8 / len(bars)
+    for bar, (name, part) in enumerate(bars):
+        label, color, hatch = PARTS[name]
+        at = [x - 0.4 + (bar + 0.5) * width for x in range(len(SCORES))]
+        rates = pd.DataFrame(part[name])[list(SCORES)].loc[["rate", "low", "high"]]
+        middle, low, high = (100 * rates).to_numpy()
+        right.bar(
+            at,
+            middle,
+            width,
+            yerr=[middle - low, high - middle],
+            color=color,
+            hatch=hatch,
+            edgecolor="white",
+            ecolor="black",
+            capsize=1.5,
+            label=label if part is splits[0] else None,
+        )
+    right.set_xticks(range(len(SCORES)), SCORES)
+    right.set(ylabel="% of problems", ylim=(0, 105))
+    right.set_title(f"{splits[0]['n']} held-out problems")
+    right.legend(fontsize="small")
+    left.legend(fontsize="small")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_rewards(run: Path) -> Figure:
+    """Return the mean rewards of a run's completions over its steps.
+
+    Left the sum with ± one standard deviation, right each reward function. Raises
+    CourseError if the run has logged no step.
+    """
+    log = read_log(run)
+    if not log:
+        raise CourseError(f"{run} has no step in its log.jsonl yet")
+    steps = [row["step"] for row in log]
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    total, parts = figure.subplots(1, 2)
+    reward = [row["reward"] for row in log]
+    spread = [row["reward_std"] for row in log]
+    total.plot(steps, reward, color="black", marker=".", label="mean reward")
+    low = [r - s for r, s in zip(reward, spread, strict=True)]
+    high = [r + s for r, s in zip(reward, spread, strict=True)]
+    total.fill_between(steps, low, high, alpha=0.15, color="black", label="± 1 std")
+    total.set(xlabel="step", ylabel="points", title="all rewards together")
+    names = [
+        k.split("/")[1] for k in log[0] if k.startswith("rewards/") and "mean" in k
+    ]
+    for name in names:
+        short = name.removesuffix("_reward_func")
+        color, dashes = STYLES.get(short, (None, "-"))
+        values = [row[f"rewards/{name}/mean"] for row in log]
+        parts.plot(steps, values, color=color, linestyle=dashes, label=short)
+    parts.set(xlabel="step", ylabel="points", title="each reward function")
+    for axes in (total, parts):
+        axes.legend(fontsize="small")
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_run(run: Path, step: int | None = None) -> Figure:
+    """Return six small pictures of a run up to a step (the last by default).
+
+    Rewards by function; spread and share of groups without any; length and share cut
+    off at the limit; entropy; gradient norm; seconds a step. Raises CourseError if the
+    run has logged no step.
+    """
+    log = [row for row in read_log(run) if step is None or row["step"] <= step]
+    if not log:
+        raise CourseError(f"{run} has no step in its log.jsonl yet")
+    config, steps = load_run(run)[0].grpo, [row["step"] for row in log]
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    axes = figure.subplots(2, 3).flat
+
+    def draw(place, title, lines, unit=""):
+        for number, (key, label) in enumerate(lines.items()):
+            color, dashes = STYLES.get(label, list(STYLES.values())[number])
+            values = [row.get(key, math.nan) for row in log]
+            axes[place].plot(
+                steps, values, color=color, linestyle=dashes, marker=".", label=label
+            )
+        axes[place].set(title=title, ylabel=unit)
+        axes[place].set_xlim(0.5, max(config.get("max_steps") or 0, steps[-1]) + 0.5)
+        axes[place].spines[["top", "right"]].set_visible(False)
+        if len(lines) > 1:
+            axes[place].legend(fontsize="x-small")
+
+    means = [k for k in log[0] if k.startswith("rewards/") and k.endswith("/mean")]
+    short = {key: key.split("/")[1].removesuffix("_reward_func") for key in means}
+    draw(0, f"reward, {log[-1]['reward']:.2f} in all", short, "points")
+    share = "frac_reward_zero_std"
+    draw(1, "spread of rewards", {"reward_std": "std", share: "groups without"})
+    long, cut = "completions/mean_length", "completions/clipped_ratio"
+    draw(2, f"length, {log[-1].get(cut, 0):.0%} cut off", {long: "tokens"}, "tokens")
+    draw(3, "entropy", {"entropy": "entropy"}, "nats")
+    draw(4, "gradient norm", {"grad_norm": "norm"})
+    draw(5, "time", {"step_time": "seconds"}, "seconds a step")
+    return figure
