@@ -1,6 +1,7 @@
 """python -m helpers train | evaluate | doctor: a whole run with one command."""
 
 import argparse
+import io
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,9 @@ from . import CourseError
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0, 1 (doctor: ill), 2 (error) or 130 (Ctrl-C)."""
     args = parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # Windows' own encoding has no arrow
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
     try:
         return args.command(args)
     except ImportError as error:
@@ -57,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
 
 def train(args: argparse.Namespace) -> int:
     """Evaluate the untrained model, train it, evaluate it again, and report."""
-    from . import data, evaluation, fast, models, profiles, runs, training
+    from . import data, evaluation, fast, models, preflight, profiles, runs, training
 
     start, run = time.monotonic(), args.out
     if args.trainer:
@@ -75,30 +79,40 @@ def train(args: argparse.Namespace) -> int:
         run = run or Path("runs", time.strftime(f"%Y%m%d-%H%M%S-{profile.name}"))
         runs.check_new(run)
     print(f"profile {profile.name}: {profile.purpose} ({reason})")
+    profiles.check_device(profile)
     settings = {"seed": seed, "report_to": args.report_to}
     profiles.grpo_config(profile, run, **settings)  # a bad setting is said at once
     questions = evaluation.load_questions(profile, "train", seed)
     profile = models.settle_dtype(profile)
-    model, tokenizer = models.load_model_and_tokenizer(profile.model, profile.dtype)
+    model, tokenizer = models.load_model_and_tokenizer(
+        profile.model, profile.dtype, profile.device
+    )
     questions = data.drop_long_prompts(questions, tokenizer, profile.max_prompt_length)
     if not args.resume:
         runs.create_run(run, profile, seed)
     print(f"run {run}: {profile.model} in {profile.dtype}, seed {seed}")
     go_on = f"python -m helpers train --resume --out {run}"
     try:
-        evaluation.evaluate_part(run, "test", "before", model, tokenizer)
-        evaluation.evaluate_part(run, "test", "few_shot", model, tokenizer, False)
-        if not (run / "adapter" / "adapter_config.json").exists():
-            trainer = training.build_trainer(
-                profile, run, model, tokenizer, questions, **settings
-            )
-            stopped = training.train_or_resume(trainer, run, args.max_minutes)
-            if stopped:
-                print(f"Stopped ({stopped}) and saved. Go on: {go_on}")
-                return 130 if stopped == "Ctrl-C" else 0
-        del model
-        model, tokenizer = models.load_trained(profile, run / "adapter")
-        evaluation.evaluate_part(run, "test", "after", model, tokenizer)
+        with runs.holding(run):
+            if not (run / "adapter" / "adapter_config.json").exists():
+                trainer, profile = preflight.fit(
+                    profile, run, model, tokenizer, questions, **settings
+                )
+                runs.update_profile(run, profile)
+                with trainer.model.disable_adapter():
+                    for which in ("before", "few_shot"):
+                        evaluation.evaluate_part(
+                            run, "test", which, trainer.model, tokenizer, compute=False
+                        )
+                stopped = training.train_or_resume(trainer, run, args.max_minutes)
+                if stopped:
+                    print(f"Stopped ({stopped}) and saved. Go on: {go_on}")
+                    return 130 if stopped == "Ctrl-C" else 0
+                del trainer
+            del model
+            training.free_memory()
+            model, tokenizer = models.load_trained(profile, run / "adapter")
+            evaluation.evaluate_part(run, "test", "after", model, tokenizer)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Go on: {go_on}") from None
     report(run)
@@ -108,17 +122,19 @@ def train(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Score a run on every split where it was not yet, and report."""
-    from . import evaluation, models, runs
+    from . import evaluation, models, profiles, runs
 
     run, (profile, _) = args.run, runs.load_run(args.run)
-    model, tokenizer = models.load_trained(profile, run / "adapter")
-    for split in evaluation.SPLITS[profile.dataset]:
-        with model.disable_adapter():
-            evaluation.evaluate_part(run, split, "before", model, tokenizer)
-            evaluation.evaluate_part(
-                run, split, "few_shot", model, tokenizer, compute=args.few_shot
-            )
-        evaluation.evaluate_part(run, split, "after", model, tokenizer)
+    profiles.check_device(profile)
+    with runs.holding(run):
+        model, tokenizer = models.load_trained(profile, run / "adapter")
+        for split in evaluation.SPLITS[profile.dataset]:
+            with model.disable_adapter():
+                evaluation.evaluate_part(run, split, "before", model, tokenizer)
+                evaluation.evaluate_part(
+                    run, split, "few_shot", model, tokenizer, compute=args.few_shot
+                )
+            evaluation.evaluate_part(run, split, "after", model, tokenizer)
     report(run)
     return 0
 

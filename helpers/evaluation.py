@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from . import CourseError
 from .data import drop_long_prompts, get_arithmetic_questions, get_gsm8k_questions
+from .errors import explained
 from .generation import generate_completions
 from .models import cache_folder
 from .profiles import Profile
@@ -65,6 +66,7 @@ def few_shot_baseline(
         return pd.read_parquet(path)
     if not compute:
         return None
+    path.parent.mkdir(parents=True, exist_ok=True)
     tried = []
     for examples in (0, 1, 2, 4):
         print(f"{split}: untrained, {examples} worked examples", flush=True)
@@ -110,13 +112,14 @@ def evaluate_part(
     path = run / "evaluation.json"
     if path.exists() and which in json.loads(path.read_text())["splits"].get(split, {}):
         return
-    if which == "few_shot":
-        frame = few_shot_baseline(profile, split, model, tokenizer, compute)
-    else:
-        print(f"{split}: {which} training", flush=True)
-        questions = load_questions(profile, split, EVALUATION_SEED)
-        questions = drop_long_prompts(questions, tokenizer, profile.max_prompt_length)
-        frame = answer_questions(profile, model, tokenizer, questions)
+    with explained("eval_batch_size"):
+        if which == "few_shot":
+            frame = few_shot_baseline(profile, split, model, tokenizer, compute)
+        else:
+            print(f"{split}: {which} training", flush=True)
+            asked = load_questions(profile, split, EVALUATION_SEED)
+            asked = drop_long_prompts(asked, tokenizer, profile.max_prompt_length)
+            frame = answer_questions(profile, model, tokenizer, asked)
     if frame is not None:
         record(run, split, which, frame)
 

@@ -11,6 +11,8 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from . import CourseError
+
 
 def backbone_and_head(model) -> tuple:
     """Return (backbone, output layer) of a causal language model, adapters included."""
@@ -49,10 +51,16 @@ def draw(logits: torch.Tensor, temperature: float) -> torch.Tensor:
 
     One uniform number a row, looked up in the cumulated probabilities: `multinomial`
     would draw one for each word of the vocabulary. Like it, this raises RuntimeError
-    where the probabilities are not finite.
+    where the probabilities are not finite; where none are needed, CourseError.
     """
     if not temperature:
-        return logits.argmax(-1)
+        most, token = logits.max(-1)
+        if not torch.isfinite(most).all():  # else NaN is token 0, scored as a text
+            raise CourseError(
+                "the model's logits are not finite. Load it in fp32 (dtype=fp32, "
+                "fp16=False), or with attn_implementation='eager'."
+            )
+        return token
     shares = (logits / temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
     if not torch.isfinite(shares[:, -1]).all():
         raise RuntimeError("the probability tensor contains inf or nan")
@@ -70,12 +78,14 @@ def generate(
     temperature: float,
     ends: list[int],
     min_new_tokens: int = 0,
+    room: int = 0,
 ) -> list[list[int]]:
     """Return the ids of `num_generations` completions of each prompt, prompt by prompt.
 
     A completion ends with one of the tokens `ends`, or after `max_new_tokens`. Each
     prompt is read once; completions that are finished leave the batch. The model's mode
-    (train or eval) stays as it is.
+    (train or eval) stays as it is. `room` makes the cache as large as for that many
+    tokens: the preflight measures memory so, with few.
     """
     backbone, head = backbone_and_head(model)
     device, dtype = head.weight.device, head.weight.dtype
@@ -90,15 +100,15 @@ def generate(
     # By position: Transformers 5.24 renamed past_key_values to cache.
     out = backbone(ids, (~padding).long(), position, cache, use_cache=True)
     hidden = out.last_hidden_state[:, -1]
+    room = max(room, max_new_tokens)
     cache.layers = [
-        PreallocatedLayer(layer, num_generations, max_new_tokens)
-        for layer in cache.layers
+        PreallocatedLayer(layer, num_generations, room) for layer in cache.layers
     ]
     hidden, padding, position = (
         x.repeat_interleave(num_generations, 0)
         for x in (hidden, padding, position[:, -1:])
     )
-    mask = torch.zeros(total, 1, 1, width + max_new_tokens, dtype=dtype, device=device)
+    mask = torch.zeros(total, 1, 1, width + room, dtype=dtype, device=device)
     mask[:, 0, 0, :width].masked_fill_(padding, torch.finfo(dtype).min)
     stops = torch.tensor(ends, device=device)
     written = torch.full((total, max_new_tokens), -1, device=device)

