@@ -48,6 +48,13 @@ def storing(run: Path):
         ) from error
 
 
+def is_memory_full(error: Exception) -> bool:
+    """Tell whether an error means that a GPU's or this machine's memory is full."""
+    said = ("out of memory", "can't allocate memory", "not enough memory")
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(words in str(error) for words in said)
+
+
 @contextlib.contextmanager
 def explained(setting: str):
     """Turn a full memory, a dead GPU or a miscounting reward into one clear line.
@@ -58,8 +65,7 @@ def explained(setting: str):
         yield
     except (RuntimeError, MemoryError, ValueError) as error:
         text = str(error)
-        full = "out of memory" in text.lower() or "can't allocate memory" in text
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or full:
+        if is_memory_full(error):
             raise CourseError(f"the memory is full: lower {setting}") from error
         if "device-side assert" in text:
             raise CourseError(

@@ -12,6 +12,7 @@ import torch
 from trl import GRPOTrainer
 
 from . import GIB, CourseError
+from .errors import is_memory_full
 from .generation import generate
 from .profiles import Profile
 from .training import MemoryPeak, build_trainer, free_memory
@@ -86,7 +87,9 @@ def preflight(trainer: GRPOTrainer, profile: Profile) -> None:
                         try_generation(trainer)
                     else:
                         norm = try_step(trainer, list(trained.values()))
-                except (torch.OutOfMemoryError, MemoryError) as error:
+                except (RuntimeError, MemoryError) as error:
+                    if not is_memory_full(error):
+                        raise
                     raise MemoryFull(part) from error
                 used[part] = memory.peak()
         changed = sum(not torch.equal(p, before[name]) for name, p in trained.items())

@@ -22,7 +22,7 @@ from . import GIB, CourseError
 from .errors import explained, guard_reward, storing
 from .fast import trainer_class
 from .models import seal
-from .profiles import Profile, grpo_config, lora_config
+from .profiles import Profile, check_device, grpo_config, lora_config
 from .runs import (
     check_hold,
     holding,
@@ -189,7 +189,8 @@ class RunCallback(TrainerCallback):
         kept = last_checkpoint(self.run)[1] or "the untrained model"
         raise CourseError(
             f"step {state.global_step}: {what}; training cannot go on. The last good "
-            f"state is {kept}. Try a lower learning_rate, or fp32 in place of fp16."
+            f"state is {kept}. Try a lower learning_rate, or fp32 "
+            "(dtype=fp32, fp16=False) in place of fp16."
         )
 
     def close(self):
@@ -209,6 +210,7 @@ def build_trainer(
     Of `settings`, `reward_funcs` (the profile's by default) and `callbacks` are the
     trainer's; all others are GRPOConfig's. Raises CourseError for what TRL refuses.
     """
+    check_device(profile)
     funcs = settings.pop("reward_funcs", None) or profile.reward_funcs
     callbacks = settings.pop("callbacks", None)
     args = grpo_config(profile, run, **settings)
@@ -259,6 +261,6 @@ def train_or_resume(
                 raise
             callback.broken(trainer.state, "the model's output is not finite")
         if trainer.state.global_step < trainer.state.max_steps:
-            return callback.stopped
+            return callback.stopped or "a callback stopped it"
         save_adapter(trainer.model, run / "adapter", load_run(run)[0].model)
     return None
