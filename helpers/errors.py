@@ -13,6 +13,8 @@ from . import CourseError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE)
+GONE += (errno.ENOTCONN,)  # Colab's Drive, when its connection ends
 
 
 @contextlib.contextmanager
@@ -34,9 +36,7 @@ def storing(run: Path):
             why = "The disk is full."
         elif number in FORBIDDEN:
             why = "The folder is read-only, or not yours."
-        elif isinstance(
-            error, FileNotFoundError | NotADirectoryError | IsADirectoryError
-        ):
+        elif number in GONE:
             why = "Is the drive still there?"
         else:
             raise

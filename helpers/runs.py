@@ -92,17 +92,20 @@ def holding(run: Path):
                 if last_beat(run)[0] == me:
                     beat()
 
-    beat()
     thread = threading.Thread(target=keep_beating, daemon=True)
-    thread.start()
     try:
+        with storing(run):
+            beat()
+        thread.start()
         yield
     finally:
         over.set()
-        thread.join()
+        if thread.ident:
+            thread.join()
         del HELD[run.resolve()]
-        if last_beat(run)[0] == me:
-            (run / "heartbeat.json").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a full disk was said already
+            if last_beat(run)[0] == me:
+                (run / "heartbeat.json").unlink(missing_ok=True)
         lock.release()
 
 

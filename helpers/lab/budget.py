@@ -138,11 +138,11 @@ def memory_budget(
     parts add up to what lives then. `changes` are settings by name (`r`, `dtype`,
     `max_completion_length` …); `config` is a transformers config in place of the
     profile's model; `gpu` tells whether TRL's GPU kernel makes the logits (by default
-    if dtype is fp16). 16-bit weights are taken to run under autocast.
+    as the profile's device says). 16-bit weights are taken to run under autocast.
     """
     profile = override(profile, [f"{name}={x!r}" for name, x in changes.items()])
     config = config or architecture(profile.model)
-    gpu = profile.dtype == "fp16" if gpu is None else gpu
+    gpu = profile.device == "gpu" if gpu is None else gpu
     size = 2 if profile.dtype in ("fp16", "bf16") else FP32_BYTES  # of a base weight
     lora, grpo, shapes = profile.lora, profile.grpo, linear_shapes(config)
     targets = lora["target_modules"]

@@ -140,7 +140,7 @@ def describe(place: str | None = None) -> str:
         text += (
             f"\nNo GPU is on. To get one: {GPU_MENU[place]}, then run this cell again."
         )
-    elif found["gpu"] is None and profile.dtype == "fp16":
+    elif found["gpu"] is None and profile.device == "gpu":
         text += f"\nProfile {profile.name} wants a CUDA GPU, and none is visible here."
     return text
 

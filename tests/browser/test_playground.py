@@ -12,7 +12,7 @@ NEEDED += (
     "mine = [",
     "def points_of",
 )
-NEEDED += ("groups = []", "written = [", "reward_playground(samples)")
+NEEDED += ("groups = [[", "written = [", "reward_playground(samples)")
 
 
 def test_bars_move_as_one_types(jupyterlab, page, expect, clone, embedded_model):

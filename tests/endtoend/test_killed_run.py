@@ -91,7 +91,7 @@ def test_twenty_kills_leave_the_run_as_if_there_had_been_none(tiny_model, tmp_pa
     assert steps(run) == list(range(1, 31))
     for row, there in zip(runs.read_log(run), runs.read_log(whole), strict=True):
         timed = {k for k in there if k.startswith("seconds/")}
-        for key in there.keys() - timed - {"time", "step_time", "memory_gb"}:
+        for key in there.keys() - timed - {"time", "step_time", "memory_gib"}:
             assert row[key] == there[key], (row["step"], key)
     assert (run / ADAPTER).read_bytes() == (whole / ADAPTER).read_bytes()
     for path in (whole / "completions").iterdir():

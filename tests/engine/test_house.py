@@ -18,7 +18,16 @@ from tests import ROOT
 HELPERS = ROOT / "helpers"
 # Top to bottom: a module imports only from those above it. The engine, then the lab,
 # and last the command line, the one part of the engine that may use the lab.
-ENGINE = ["prompts", "data", "rewards", "grpo", "scoring", "profiles", "models"]
+ENGINE = [
+    "errors",
+    "prompts",
+    "data",
+    "rewards",
+    "grpo",
+    "scoring",
+    "profiles",
+    "models",
+]
 ENGINE += ["generation", "runs", "fast", "training", "evaluation", "preflight"]
 ENGINE += ["doctor"]
 LAB = ["plots", "budget", "dashboard", "widgets", "colab", "exercises"]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from helpers import CourseError, doctor, profiles
+from helpers import GIB, CourseError, doctor
 from helpers.profiles import PROFILES, choose_profile, grpo_config, override
 from helpers.rewards import ARTICLE_REWARD_FUNCS, REWARD_FUNCS
 from helpers.runs import PACKAGES
@@ -66,8 +66,9 @@ def test_smoke_is_as_small_as_it_says():
 
 
 def gpu(monkeypatch, gib):
+    properties = SimpleNamespace(total_memory=gib * GIB)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (gib * 2**30, 2**34))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
 
 
@@ -75,9 +76,11 @@ def test_the_machine_chooses_and_says_why(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_profile() == (PROFILES["cpu"], "no CUDA GPU is visible")
     gpu(monkeypatch, 14.5)
-    assert choose_profile() == (PROFILES["t4"], "Tesla T4, 14.5 GiB free")
+    why = "Tesla T4, 14.5 GiB; GRPO_PROFILE=t4 takes the larger model, for longer"
+    assert choose_profile() == (PROFILES["t4_quick"], why)
     gpu(monkeypatch, 9)
-    assert choose_profile() == (PROFILES["cpu"], "Tesla T4, 9.0 GiB free; t4 needs 14")
+    why = "Tesla T4, 9.0 GiB; a GPU profile needs 14"
+    assert choose_profile() == (PROFILES["cpu"], why)
 
 
 def test_a_name_or_the_environment_outranks_the_machine(monkeypatch):
@@ -91,10 +94,12 @@ def test_a_name_or_the_environment_outranks_the_machine(monkeypatch):
         choose_profile()
 
 
-def test_cpu_dtypes_stay_on_the_cpu_even_beside_a_gpu(monkeypatch):
+def test_cpu_profiles_stay_on_the_cpu_even_beside_a_gpu(monkeypatch):
+    stays = {name: grpo_config(p, "out").use_cpu for name, p in PROFILES.items()}
+    gpu_ones = dict.fromkeys(("article", "t4", "t4_quick"), False)
+    assert stays == gpu_ones | {"cpu": True, "smoke": True}
     gpu(monkeypatch, 14.5)
-    assert profiles.uses_gpu("fp16")
-    assert not profiles.uses_gpu("bf16") and not profiles.uses_gpu("fp32")
+    assert all(grpo_config(PROFILES[name], "out").use_cpu for name in ("cpu", "smoke"))
 
 
 def test_set_reaches_the_profile_lora_and_trl():

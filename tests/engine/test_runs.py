@@ -168,8 +168,8 @@ def fail_at_step_2(run, break_, mend, finished):
     assert message.startswith(f"{run} cannot be written or read (")
     assert "\n" not in message and "Make room, or move to another folder" in message
     assert any(name.startswith("checkpoint-1/optimizer") for name in kept)
-    log = kept.pop("log.jsonl")
-    now = contents(run)
+    log, now = kept.pop("log.jsonl"), contents(run)
+    del kept["heartbeat.json"]  # of the process while it trained
     assert now.pop("log.jsonl").startswith(log)
     assert {name: now.get(name) for name in kept} == kept
     assert go_on(run) is None
@@ -264,18 +264,25 @@ def test_a_mistake_elsewhere_is_not_called_a_full_disk(tiny_model, tmp_path):
         torch.ones(2, 3) @ torch.ones(2, 3)
 
 
-def test_an_unfinished_run_of_the_profile_goes_on_and_a_finished_one_does_not(tmp_path):
+def test_an_unfinished_run_of_the_profile_goes_on_and_a_finished_one_does_not(
+    tmp_path, capsys
+):
     smoke, cpu = PROFILES["smoke"], PROFILES["cpu"]
-    run = runs.open_run(tmp_path, smoke, 3)
+    run = runs.open_run(tmp_path, smoke, 3).rename(tmp_path / "20200101-000000-smoke")
     assert runs.load_run(run) == (smoke, 3)
-    assert runs.open_run(tmp_path, smoke, 7) == run  # with the seed that it has
+    assert runs.open_run(tmp_path, smoke, 3) == run
     other = runs.open_run(tmp_path, cpu, 0)
     assert other != run and runs.load_run(other) == (cpu, 0)
-    run = run.rename(tmp_path / "20200101-000000-smoke")
-    (run / "adapter").mkdir()
-    (run / "adapter" / "adapter_config.json").write_text("{}")
+    assert capsys.readouterr().out == ""
     new = runs.open_run(tmp_path, smoke, 7)
+    said = f"{run} was made with other settings (seed): left alone.\n"
+    assert capsys.readouterr().out == said
     assert new not in (run, other) and runs.load_run(new) == (smoke, 7)
+    new = new.rename(tmp_path / "20210101-000000-smoke")
+    (new / "adapter").mkdir()
+    (new / "adapter" / "adapter_config.json").write_text("{}")
+    newest = runs.open_run(tmp_path, smoke, 7)
+    assert newest not in (run, other, new) and runs.load_run(newest) == (smoke, 7)
 
 
 def test_a_checkpoint_cut_short_is_passed_over(tiny_model, tmp_path):

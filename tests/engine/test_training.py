@@ -174,8 +174,10 @@ def test_time_is_left_for_the_last_save(
     monkeypatch.setattr(training, "time", clock)
     model = SimpleNamespace(named_parameters=lambda: [])
     callback = training.RunCallback(tmp_path, max_minutes=budget)
-    control, state = SimpleNamespace(), SimpleNamespace(max_steps=9, global_step=0)
-    callback.on_train_begin(None, state, control)
+    control = SimpleNamespace(should_training_stop=False)
+    state = SimpleNamespace(max_steps=9, global_step=0)
+    args = SimpleNamespace(device=torch.device("cpu"))
+    callback.on_train_begin(args, state, control)
     while callback.stopped is None and state.global_step < 9:
         clock.now += step
         state.global_step += 1

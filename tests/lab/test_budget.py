@@ -14,6 +14,7 @@ from trl.trainer.utils import add_fused_lm_head
 from helpers import GIB, CourseError
 from helpers.lab import budget as course
 from helpers.lab.budget import (
+    T4_GIB,
     TILE_WORDS,
     architecture,
     count_parameters,
@@ -80,14 +81,30 @@ def test_the_parts_follow_from_the_settings():
     # it grows, a second copy of one of 56 tensors.
     cache = 28 * 2 * 256 * 2 * 32 * 512
     assert budget["decoding"]["kv_cache"] == cache * 57 / 56
-    # A tile of logits: 4 × 256 tokens by 32,768 words in fp16; never all of the words.
-    tile = 4 * 256 * TILE_WORDS * 2
-    assert budget["loss"]["logits"] == tile + 6 * 1536 * 4 * 256
-    more = memory_budget(profile, gradient_accumulation_steps=16)
+    # A tile of logits: 4,096 of 32 × 256 tokens by 32,768 words in fp16; never all.
+    tile = 4096 * TILE_WORDS * 2
+    assert budget["loss"]["logits"] == tile + 6 * 1536 * 32 * 256
+    more = memory_budget(profile, gradient_accumulation_steps=2)
     assert more["decoding"]["kv_cache"] == 2 * budget["decoding"]["kv_cache"]
     assert more["backward"] == backward
     assert memory_budget(profile, r=16)["backward"]["optimizer"] == 16 * 2_179_072
-    assert peak(budget) == ("prefill", sum(budget["prefill"].values()))
+    assert peak(budget) == ("backward", sum(backward.values()))
+
+
+@pytest.mark.parametrize(
+    "name, step, evaluation", [("t4", 6.5, 5.2), ("t4_quick", 2.6, 2.1)]
+)
+def test_a_t4_holds_all_completions_of_a_step_at_once(name, step, evaluation):
+    """And the evaluation's batches: the figures that README and notebook 05 give."""
+    profile = PROFILES[name]
+    most = peak(memory_budget(profile))[1] / GIB
+    rows = {"per_device_train_batch_size": profile.eval_batch_size}
+    rows["max_completion_length"] = profile.eval_new_tokens
+    answering = memory_budget(profile, **rows)
+    answering = peak({part: answering[part] for part in ("prefill", "decoding")})[1]
+    assert (round(most, 1), round(answering / GIB, 1)) == (step, evaluation)
+    assert profile.grpo["gradient_accumulation_steps"] == 1
+    assert peak(memory_budget(profile, gradient_checkpointing=False))[1] > T4_GIB * GIB
 
 
 def test_trl_still_makes_logits_in_tiles_of_that_width():

@@ -1,9 +1,12 @@
 """The dashboard: what it costs, and what it draws while a run trains."""
 
+import json
+import shutil
+
 import pandas as pd
 import pytest
 
-from helpers import CourseError
+from helpers import GIB, CourseError
 from helpers.lab import dashboard
 from helpers.runs import read_log
 from tests import RUN
@@ -95,3 +98,14 @@ def test_a_run_without_a_step_is_one_line(tmp_path, places):
         dashboard.replay(tmp_path)
     dashboard.Dashboard(tmp_path).draw()
     assert not any(place.shown for place in places)
+
+
+def test_a_runs_memory_is_said_in_gib_whatever_its_log_counts(tmp_path):
+    for name in ("config.json", "log.jsonl"):
+        shutil.copy(RUN / name, tmp_path)
+    most = max(row["memory_gb"] for row in read_log(RUN))  # recorded before: 10^9 bytes
+    assert f"memory: {most * 1e9 / GIB:.2f} GiB at most" in dashboard.describe_run(RUN)
+    rows = [row | {"memory_gib": 1.5 + n % 2} for n, row in enumerate(read_log(RUN))]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "log.jsonl").write_text(text)
+    assert "\nmemory: 2.50 GiB at most" in dashboard.describe_run(tmp_path)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import CourseError, training
 from helpers.evaluation import report
 from helpers.generation import generate_completions
 from helpers.models import load_trained
@@ -128,3 +129,15 @@ def test_a_saved_merged_model_says_the_same_in_a_fresh_process(
     command = [sys.executable, "-c", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == here != ""
+
+
+def test_a_fresh_process_that_fails_is_one_message_with_what_it_said(
+    tmp_path, monkeypatch
+):
+    freed, there = [], {"share": tmp_path, "limit": 4, "merged": None}
+    there |= {"tokenizer": None, "questions": [{"prompt": []}], "json": json}
+    there["generate_completions"] = lambda *args: [[("here", False)]]
+    monkeypatch.setattr(training, "free_memory", lambda: freed.append(True))
+    with pytest.raises(CourseError, match="the fresh process failed") as error:
+        exec(source("06", "^program ="), there)  # of an empty folder
+    assert "config.json" in str(error.value) and freed == [True]
