@@ -6,6 +6,7 @@ are *predicted*, as helpers/lab/budget.py shows.
 
 import ast
 import difflib
+import math
 import os
 import tomllib
 import warnings
@@ -21,6 +22,7 @@ EMBEDDED_MODEL = SMOL = "SmolLM2-135M-Instruct"
 QWEN = "Qwen/Qwen2.5-1.5B-Instruct"
 QWEN_05B = "Qwen/Qwen2.5-0.5B-Instruct"
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MICRO_BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
 T4_GIB = 14  # what a GPU needs in all; a T4 has 14.6
 # Every setting, side by side: a row a setting, a column a profile.
 TABLE = tomllib.loads(Path(__file__).with_name("profiles.toml").read_text("utf-8"))
@@ -120,16 +122,18 @@ def check_device(profile: Profile) -> None:
 
 
 def differences(one: Profile, other: Profile) -> list[str]:
-    """Return the names of the settings that differ, in words for a line.
+    """Return the names of the settings that give two profiles different runs.
 
-    A CPU's `dtype` is measured anew each time: it tells no two runs apart.
+    What the preflight may have halved, and a CPU's measured `dtype`, do not.
     """
-    names = [n for n in OWN if n != "dtype" or other.device == "gpu"]
+    free = {"eval_batch_size"} | ({"dtype"} if other.device == "cpu" else set())
+    names = [name for name in OWN if name not in free]
     changed = [name for name in names if getattr(one, name) != getattr(other, name)]
     for mine, its in ((one.lora, other.lora), (one.grpo, other.grpo)):
-        both = sorted(mine.keys() | its.keys())
+        both = sorted((mine.keys() | its.keys()) - set(MICRO_BATCH))
         changed += [name for name in both if mine.get(name) != its.get(name)]
-    return changed
+    sizes = [math.prod(p.grpo[name] for name in MICRO_BATCH) for p in (one, other)]
+    return changed + (["completions of a step"] if sizes[0] != sizes[1] else [])
 
 
 def grpo_config(profile: Profile, output_dir: str, **settings):

@@ -156,11 +156,11 @@ def test_eager_attention_is_refused(make):
         ("try_evaluation", "evaluation: the memory is full. Lower eval_batch_size."),
         (
             "try_generation",
-            "generation: the memory is full. Lower num_generations, max",
+            "generation: the memory is full. Lower num_generations",
         ),
         (
             "try_step",
-            "one step: the memory is full. Lower per_device_train_batch_size.",
+            "one step: the memory is full. Lower per_device_train_batch",
         ),
     ],
 )
