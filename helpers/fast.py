@@ -19,6 +19,7 @@ from .profiles import Profile
 
 TILE = 64  # tokens whose logits exist at a time
 LONGEST = 4096  # completion tokens of a group; beyond, packing costs more than it saves
+ADAPTER = (".lora_A.default.weight", ".lora_B.default.weight")
 # Settings of a model that TRL's scoring reads, and of its generation_config that say
 # nothing about which token is drawn.
 SCALES = ("final_logit_softcapping", "logit_scale", "output_multiplier")
@@ -202,8 +203,9 @@ def obstacle(trainer: GRPOTrainer) -> str | None:
     """
     args, model, config = trainer.args, trainer.model, trainer.model.config
     lora = [m for m in model.modules() if isinstance(m, LoraLayer)]
-    trained = {n.split(".")[-3] for n, p in model.named_parameters() if p.requires_grad}
-    plain = all(type(m) is Linear and not m.lora_variant for m in lora)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    plain = all(name.endswith(ADAPTER) for name in trained) and bool(lora)
+    plain &= all(type(m) is Linear and not m.lora_variant for m in lora)
     dropout = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
     own = set(model.generation_config.to_diff_dict()) - set(trainer.generation_kwargs)
     own = sorted((own | set(args.generation_kwargs or {})) - WITHOUT_EFFECT)
@@ -220,7 +222,7 @@ def obstacle(trainer: GRPOTrainer) -> str | None:
         "attention": (config._attn_implementation, ["sdpa", "eager"]),
         "layer_types": (layers, [set(), {"full_attention"}]),
         "rope_type": (rope, ["default", "linear", "llama3", "yarn"]),
-        "plain LoRA": (plain and trained == {"lora_A", "lora_B"}, [True]),
+        "plain LoRA": (plain, [True]),
         "dropout": (max([getattr(config, "attention_dropout", 0), *dropout]), [0]),
         "bias of the head": (backbone_and_head(model)[1].bias is not None, [False]),
         "scales of logits": ([n for n in SCALES if getattr(config, n, None)], [[]]),

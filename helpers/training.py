@@ -6,6 +6,7 @@ import functools
 import gc
 import json
 import math
+import shutil
 import signal
 import threading
 import time
@@ -25,6 +26,7 @@ from .models import seal
 from .profiles import Profile, check_device, grpo_config, lora_config
 from .runs import (
     check_hold,
+    checkpoint_steps,
     holding,
     last_checkpoint,
     load_run,
@@ -91,16 +93,17 @@ class MemoryPeak:
 
     def watch(self):
         """Look until `close` is called."""
-        process = psutil.Process()
         while not self.over.wait(0.1):
-            self.most = max(self.most, process.memory_info().rss)
+            self.most = max(self.most, psutil.Process().memory_info().rss)
 
     def peak(self) -> float:
         """Return the peak since the last call, and begin anew."""
         if self.gpu:
-            self.most = torch.cuda.max_memory_allocated()
+            most = torch.cuda.max_memory_allocated()
             torch.cuda.reset_peak_memory_stats()
-        most, self.most = max(self.most, 0), 0
+        else:  # a quick step ends before anybody looks
+            most = max(self.most, psutil.Process().memory_info().rss)
+        self.most = 0
         return most / GIB
 
     def close(self):
@@ -122,7 +125,7 @@ class RunCallback(TrainerCallback):
         self.seconds = {} if seconds is None else seconds  # of time_parts
         self.bar, self.former, self.stopped, self.memory = None, None, None, None
         self.start = self.step_end = time.monotonic()
-        self.longest_step = self.longest_save = 0
+        self.longest_step = self.longest_save = self.limit = 0
 
     def on_interrupt(self, *_):
         """Stop after this step on Ctrl-C, at once on a second one."""
@@ -153,18 +156,14 @@ class RunCallback(TrainerCallback):
         if self.max_minutes is not None and end > 60 * self.max_minutes:
             reason = f"{self.max_minutes:g} minutes leave no time for another step"
             self.stopped = self.stopped or reason
-        self.heed(control)
-
-    def heed(self, control):
-        """Save where training stops, be it another callback that stops it."""
-        if control.should_training_stop:
-            self.stopped = self.stopped or "a callback stopped it"
         if self.stopped:
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args, state, control, **kwargs):
-        """Seal a checkpoint: one that a kill cut short is known by its missing seal."""
+        """Seal a checkpoint: without, a kill cut it short. Then the oldest may go."""
         seal(self.run / f"checkpoint-{state.global_step}")
+        for step in checkpoint_steps(self.run)[self.limit :] if self.limit else []:
+            shutil.rmtree(self.run / f"checkpoint-{step}", ignore_errors=True)
         self.longest_save = max(self.longest_save, time.monotonic() - self.step_end)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -182,7 +181,6 @@ class RunCallback(TrainerCallback):
             file.write(json.dumps(line) + "\n")
         self.bar.set_postfix(reward=f"{logs['reward']:.2f}", refresh=False)
         self.bar.update(state.global_step - self.bar.n)
-        self.heed(control)
 
     def broken(self, state, what: str):
         """Stop for good: nothing after this step would mean anything."""
@@ -242,7 +240,10 @@ def train_or_resume(
     """
     if not hasattr(trainer, "seconds"):
         trainer.seconds = time_parts(trainer)
+        # The trainer's own limit would remove a hand-made checkpoint-best.
+        trainer.limit, trainer.args.save_total_limit = trainer.args.save_total_limit, 0
     callback = RunCallback(run, max_minutes, trainer.seconds)
+    callback.limit = trainer.limit
     for kind in (PrinterCallback, RunCallback, *map(type, callbacks)):
         trainer.remove_callback(kind)  # those of a former call among them
     for each in (callback, *callbacks):
@@ -261,6 +262,9 @@ def train_or_resume(
                 raise
             callback.broken(trainer.state, "the model's output is not finite")
         if trainer.state.global_step < trainer.state.max_steps:
+            if last_checkpoint(run)[0] < trainer.state.global_step:
+                trainer._save_checkpoint(trainer.model, trial=None)
+                callback.on_save(trainer.args, trainer.state, trainer.control)
             return callback.stopped or "a callback stopped it"
         save_adapter(trainer.model, run / "adapter", load_run(run)[0].model)
     return None
