@@ -65,14 +65,16 @@ def new_run(run: Path, model: Path, steps: int) -> Path:
     return run
 
 
-def go_on(run: Path, reward=length_reward, max_minutes=None) -> str | None:
+def go_on(
+    run: Path, reward=length_reward, max_minutes=None, callbacks=()
+) -> str | None:
     """Train as a notebook does: with the settings that the run's folder keeps."""
     profile, seed = runs.load_run(run)
     pair = load_model_and_tokenizer(profile.model, profile.dtype)
     questions = load_questions(profile, "train", seed)
     settings = {"reward_funcs": [reward], "seed": seed}
     trainer = training.build_trainer(profile, run, *pair, questions, **settings)
-    return training.train_or_resume(trainer, run, max_minutes)
+    return training.train_or_resume(trainer, run, max_minutes, callbacks)
 
 
 def steps(run: Path) -> list[int]:

@@ -45,3 +45,13 @@ def test_few_shot_is_computed_once_and_kept(tiny_model, tmp_path, monkeypatch):
     assert first["examples"].isin([0, 1, 2, 4]).all() and len(first) == 4
     kept = evaluation.few_shot_baseline(profile, "test", None, None, compute=False)
     pd.testing.assert_frame_equal(first.reset_index(drop=True), kept)
+
+
+def test_few_shot_is_kept_where_no_cache_folder_was(tiny_model, tmp_path, monkeypatch):
+    """As with a model from the Hub: four evaluations are computed once, not lost."""
+    cache = tmp_path / "not" / "there"
+    monkeypatch.setenv("GRPO_CACHE_DIR", str(cache))
+    profile = replace(PROFILES["smoke"], model=str(tiny_model), eval_new_tokens=4)
+    pair = load_model_and_tokenizer(profile.model)
+    frame = evaluation.few_shot_baseline(profile, "test", *pair, compute=True)
+    assert len(frame) == 4 and len(list(cache.glob("few-shot-*.parquet"))) == 1

@@ -308,8 +308,11 @@ def test_where_it_does_not_apply_stock_runs_and_a_line_says_so(
 def test_an_unknown_trl_gets_its_own_trainer(pair, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(fast.trl, "__version__", "1.17.0")
     trainer = build(FAST, pair, tmp_path, hindered=True)
-    assert trainer.obstacle == "TRL: 1.17, checked with ['1.16']"
-    assert "TRL's own step, not the faster one: TRL: 1.17" in capsys.readouterr().out
+    assert trainer.obstacle == "checked with TRL 1.16, this is 1.17.0"
+    assert (
+        "TRL's own step, not the faster one: checked with TRL"
+        in capsys.readouterr().out
+    )
     monkeypatch.setattr(fast.trl, "__version__", "1.160.0")
     build(FAST, pair, tmp_path, hindered=True)
 

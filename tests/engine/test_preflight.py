@@ -5,16 +5,24 @@ CUDA are read by the test that wants a GPU.
 """
 
 import re
+import time
 
+import psutil
 import pytest
 import torch
 
-from helpers import CourseError, training
-from helpers.data import get_gsm8k_questions
+from helpers import GIB, CourseError, evaluation, training
+from helpers import preflight as module
+from helpers.__main__ import main
+from helpers.data import drop_long_prompts, get_gsm8k_questions
+from helpers.evaluation import load_questions
 from helpers.models import load_model_and_tokenizer
 from helpers.preflight import MemoryFull, preflight
-from helpers.profiles import PROFILES, override
-from tests.tiny import length_reward
+from helpers.profiles import MICRO_BATCH, PROFILES, override
+from helpers.runs import load_run, read_log
+from tests.tiny import go_on, length_reward, new_run
+
+TRIED = ("try_evaluation", "try_generation", "try_step")
 
 
 @pytest.fixture
@@ -29,7 +37,9 @@ def make(tiny_model, gsm8k_folder, tmp_path, monkeypatch):
 
     def build(dtype="fp16", **settings):
         short = [f"model={tiny_model}", "max_completion_length=4", f"dtype={dtype}"]
-        short += ["eval_batch_size=4", "eval_new_tokens=4", *on_cpu]
+        # A quarter of a step's completions: fp16 is slow on a CPU.
+        short += ["per_device_train_batch_size=8", "eval_batch_size=4"]
+        short += ["eval_new_tokens=4", *on_cpu]
         profile = override(PROFILES["t4"], short)
         pair = load_model_and_tokenizer(profile.model, dtype)
         questions = get_gsm8k_questions("train", folder=gsm8k_folder)
@@ -187,6 +197,209 @@ def test_memory_that_ends_gets_the_remedy_of_its_part(
     after = [p for p in trainer.model.parameters() if p.requires_grad]
     for p, q in zip(after, adapters, strict=True):
         assert torch.equal(p, q)
+
+
+def rows_of(trainer, profile) -> list[int]:
+    """Completions at once, steps of accumulation, and problems asked at once."""
+    args = trainer.args
+    rows = [args.per_device_train_batch_size, args.gradient_accumulation_steps]
+    assert rows == [profile.grpo[name] for name in MICRO_BATCH]
+    return [*rows, profile.eval_batch_size]
+
+
+@pytest.fixture
+def fitting(tiny_model, tmp_path, monkeypatch):
+    """A function that fits a recipe into a memory that holds so many rows of a part."""
+    real = {name: getattr(module, name) for name in TRIED}
+
+    def fit(name="smoke", step=1000, evaluation=1000, generation=True, settings=()):
+        def tried(part, rows, most):
+            def try_(trainer, *rest):
+                if rows(trainer, *rest) > most:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+                return real[part](trainer, *rest)
+
+            monkeypatch.setattr(module, part, try_)
+
+        def at_once(trainer, *_):
+            return trainer.args.per_device_train_batch_size
+
+        tried("try_step", at_once, step)
+        tried("try_evaluation", lambda _, profile: profile.eval_batch_size, evaluation)
+        tried("try_generation", lambda *_: 0, 0 if generation else -1)
+        short = [f"model={tiny_model}", "device=cpu", "fp16=False", "dtype=fp32"]
+        short += ["max_completion_length=4", "eval_new_tokens=4", "max_steps=1"]
+        short += ["dataset=arithmetic", "num_train=64", *settings]
+        profile = override(PROFILES[name], short)
+        pair = load_model_and_tokenizer(profile.model)
+        weights = {n: p.detach().clone() for n, p in pair[0].named_parameters()}
+        questions = load_questions(profile, "train", 0)
+        questions = drop_long_prompts(questions, pair[1], profile.max_prompt_length)
+        trainer, profile = module.fit(
+            profile, tmp_path, *pair, questions, reward_funcs=[length_reward]
+        )
+        there = {
+            name.replace(".base_layer", ""): p
+            for name, p in trainer.model.get_base_model().named_parameters()
+        }
+        assert all(torch.equal(there[n], p) for n, p in weights.items())
+        return trainer, profile
+
+    return fit
+
+
+@pytest.mark.parametrize("name, before", [("t4", [32, 1, 100]), ("smoke", [8, 1, 4])])
+def test_what_fits_is_tried_once_and_stays(fitting, capsys, name, before):
+    assert rows_of(*fitting(name)) == before
+    out = capsys.readouterr().out
+    assert out.count("memory: GiB at most for ") == 1 and "full" not in out
+
+
+@pytest.mark.parametrize(
+    "name, step, evaluation, after",
+    [
+        ("t4", 8, 1000, [8, 4, 100]),
+        ("t4", 1, 30, [1, 32, 25]),
+        ("smoke", 2, 1, [2, 4, 1]),
+    ],
+)
+def test_a_micro_batch_that_does_not_fit_is_halved_until_it_does(
+    fitting, capsys, name, step, evaluation, after
+):
+    """A step keeps its completions; the trainer that comes back trains."""
+    trainer, profile = fitting(name, step, evaluation)
+    assert rows_of(trainer, profile) == after
+    at_once, steps, _ = after
+    was = PROFILES[name].grpo
+    assert at_once * steps == was[MICRO_BATCH[0]] * was[MICRO_BATCH[1]]
+    lines = capsys.readouterr().out.splitlines()
+    said = [line for line in lines if "Tried again" in line]
+    halves, full = [], "one step: the memory is full. Lower per_device_train_batch_size"
+    for part, rows, size in (
+        ("evaluation", after[2], PROFILES[name].eval_batch_size),
+        ("one step", at_once, was[MICRO_BATCH[0]]),
+    ):
+        while size > rows:
+            size //= 2
+            halves.append((part, size))
+    assert [
+        (line.partition(":")[0], int(line.rstrip(".").split()[-1])) for line in said
+    ] == halves
+    again = f"{full}. Tried again with half of it, {at_once}."
+    assert said[-1] == again and lines[-1].startswith("memory: GiB at most for ")
+    trainer.train()
+    assert trainer.state.log_history[0]["reward_std"] > 0
+    assert trainer.state.global_step == 1
+
+
+@pytest.mark.parametrize(
+    "settings, part",
+    [
+        ({"step": 0}, "one step"),  # not even one completion
+        ({"evaluation": 0}, "evaluation"),
+        ({"generation": False}, "generation"),  # of all micro-batches at once
+        (
+            {"step": 2, "settings": ["num_generations=3", f"{MICRO_BATCH[0]}=3"]},
+            "one step",  # nor is three halved
+        ),
+    ],
+)
+def test_what_cannot_be_halved_is_refused_with_the_setting(fitting, settings, part):
+    with pytest.raises(MemoryFull) as error:
+        fitting(**settings)
+    setting = module.SMALLER[part]
+    assert str(error.value) == f"{part}: the memory is full. Lower {setting}."
+
+
+def test_training_tries_the_recipe_before_its_first_evaluation(
+    tiny_model, tmp_path, monkeypatch, capsys
+):
+    def evaluated(*args, **kwargs):
+        raise CourseError("evaluated")
+
+    def tried(*args):
+        raise CourseError("tried")
+
+    monkeypatch.setattr(evaluation, "evaluate_part", evaluated)
+    monkeypatch.setattr(module, "preflight", tried)
+    words = ["--set", f"model={tiny_model}", "--out", str(tmp_path / "run")]
+    assert main(["train", "--profile", "smoke", *words]) == 2
+    assert capsys.readouterr().err == "error: tried\n"
+
+
+def test_a_run_keeps_the_micro_batch_that_fitted(
+    tiny_model, tmp_path, monkeypatch, capsys
+):
+    try_step, small = module.try_step, 4
+
+    def fill(trainer, *rest):
+        if trainer.args.per_device_train_batch_size > small:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return try_step(trainer, *rest)
+
+    monkeypatch.setattr(module, "try_step", fill)
+    words = [f"model={tiny_model}", "max_completion_length=4", "eval_new_tokens=4"]
+    words = [word for setting in words for word in ("--set", setting)]
+    run = tmp_path / "run"
+    train = ["train", "--out", str(run)]
+    stop = ["--max-minutes", "0"]
+    assert main([*train, "--profile", "smoke", *words, *stop]) == 0
+    assert capsys.readouterr().out.count("Tried again with half of it, 4.") == 1
+    profile, _ = load_run(run)
+    assert [profile.grpo[name] for name in MICRO_BATCH] == [4, 2]
+    assert main([*train, "--resume"]) == 0
+    assert "Tried again" not in capsys.readouterr().out
+    assert [row["step"] for row in read_log(run)] == [1, 2]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of the memory of a process")
+def test_the_memory_that_a_part_takes_is_measured_not_predicted(
+    make, monkeypatch, capsys
+):
+    def take(gib):
+        block = torch.ones(int(gib * GIB / 4))
+        time.sleep(0.3)
+        del block
+        training.give_back_memory()
+
+    try_step = module.try_step
+
+    def step(*args):
+        norm = try_step(*args)
+        take(0.5)
+        return norm
+
+    trainer, profile = make()
+    monkeypatch.setattr(module, "try_evaluation", lambda *_: take(0.25))
+    monkeypatch.setattr(module, "try_generation", lambda *_: take(1.0))
+    monkeypatch.setattr(module, "try_step", step)
+    preflight(trainer, profile)
+    said = capsys.readouterr().out.splitlines()[-1]
+    evaluation, generation, step, _ = map(float, re.findall(r"\d+\.\d\d", said))
+    assert generation - evaluation == pytest.approx(0.75, rel=0.1)
+    assert generation - step == pytest.approx(0.5, rel=0.1)
+    base = psutil.Process().memory_info().rss / GIB
+    assert evaluation == pytest.approx(base + 0.25, rel=0.1)
+
+
+def test_the_log_has_the_peak_of_each_step_in_gib(tiny_model, tmp_path):
+    """Not what is left at its end, nor what the process once had."""
+    run, seen = new_run(tmp_path / "run", tiny_model, 3), []
+
+    def reward(completions, **kwargs):
+        seen.append(len(seen))
+        block = torch.ones(GIB // 8 if len(seen) == 2 else 1)
+        time.sleep(0.3)
+        del block
+        return length_reward(completions)
+
+    assert go_on(run, reward) is None
+    first, second, third = (row["memory_gib"] for row in read_log(run))
+    assert second - first == pytest.approx(0.5, rel=0.1)
+    assert third == pytest.approx(first, abs=0.05)
+    rss = psutil.Process().memory_info().rss / GIB
+    assert third == pytest.approx(rss, rel=0.1)
+    assert not any("memory_gb" in row for row in read_log(run))
 
 
 @pytest.mark.gpu

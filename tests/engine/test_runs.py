@@ -1,18 +1,22 @@
 """A run's folder: cut files, full disks, refusals, and what is never lost by them."""
 
+import json
 import os
 import re
 import shutil
 import tempfile
-from dataclasses import replace
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
-from helpers import CourseError, runs
-from helpers.models import damage, load_trained, seal
-from helpers.profiles import PROFILES
+from helpers import CourseError, runs, training
+from helpers.evaluation import load_questions
+from helpers.models import damage, load_model_and_tokenizer, load_trained, seal
+from helpers.profiles import PROFILES, override
 from tests.tiny import ADAPTER, FILES, go_on, length_reward, new_run, steps
 
 
@@ -304,3 +308,127 @@ def test_a_run_that_is_there_stays_as_it_is(tiny_model, tmp_path):
     assert (run / "config.json").read_bytes() == before
     with pytest.raises(CourseError, match="is not a run's folder"):
         runs.load_run(run / "nowhere")
+
+
+def test_a_hand_made_checkpoint_is_kept_and_only_numbered_ones_are_set_aside(
+    stopped, finished
+):
+    """Neither the trainer, which keeps two, nor what looks for damage takes it."""
+    old = time.time() - 3600  # older than all: the trainer would remove it first
+    for name in ("checkpoint-best", "checkpoint-2-copy"):
+        shutil.copytree(stopped / "checkpoint-2", stopped / name)
+        (stopped / name / "optimizer.pt").unlink()  # of no use to go on with
+        os.utime(stopped / name, (old, old))
+    kept = contents(stopped / "checkpoint-best")
+    (stopped / "checkpoint-3" / "optimizer.pt").unlink()
+    profile, seed = runs.load_run(stopped)
+    profile.grpo["max_steps"] = 6
+    config = {"profile": asdict(profile), "seed": seed}
+    (stopped / "config.json").write_text(json.dumps(config))
+    assert go_on(stopped) is None and steps(stopped) == [1, 2, 3, 4, 5, 6]
+    names = sorted(path.name for path in stopped.glob("checkpoint-*"))
+    assert names == [f"checkpoint-{x}" for x in ("2-copy", "5", "6", "best")]
+    assert contents(stopped / "checkpoint-best") == kept
+    assert aside(stopped) == ["checkpoint-3"]
+
+
+def test_a_checkpoint_is_whole_before_an_older_one_goes(tiny_model, tmp_path):
+    """So that a kill at any moment leaves two that the settings keep."""
+    run, seen = new_run(tmp_path / "run", tiny_model, 4), []
+
+    class Look(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            assert not damage(run / f"checkpoint-{state.global_step}")
+            seen.append(runs.checkpoint_steps(run))
+
+    profile, seed = runs.load_run(run)
+    pair = load_model_and_tokenizer(profile.model, profile.dtype)
+    questions = load_questions(profile, "train", seed)
+    trainer = training.build_trainer(profile, run, *pair, questions)
+    assert training.train_or_resume(trainer, run, callbacks=[Look()]) is None
+    assert seen == [[1], [2, 1], [3, 2], [4, 3]]
+
+
+FOREIGN = {"merged model": {"model_type": "qwen2", "hidden_size": 896}, "list": [1, 2]}
+FOREIGN |= {"run of another version": {"profile": {"name": "smoke"}, "seed": 0}}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_foreign_config_beside_the_runs_is_passed_over(tmp_path, kind):
+    run = runs.open_run(tmp_path, PROFILES["smoke"], 0)
+    other = tmp_path / "zzz-merged"  # looked at before the run
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps(FOREIGN[kind]))
+    (tmp_path / "zzz-cut").mkdir()
+    (tmp_path / "zzz-cut" / "config.json").write_bytes(b'{"model_type": \xff')
+    assert runs.open_run(tmp_path, PROFILES["smoke"], 0) == run
+    assert [path.name for path in other.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (["learning_rate=1e-4"], "learning_rate"),
+        (["num_eval=9", "r=4"], "num_eval, r"),
+        (["per_device_train_batch_size=16"], "completions of a step"),
+        (["model=/other", "beta=0.04"], "model, beta"),
+    ],
+)
+def test_a_run_with_other_settings_is_left_alone_with_a_line_that_names_them(
+    tmp_path, capsys, settings, words
+):
+    """Notebook 05 shows its own tables: it must not go on with other ones."""
+    smoke = PROFILES["smoke"]
+    other = tmp_path / "99990101-000000-smoke"
+    runs.create_run(other, override(smoke, settings), 0)
+    before = contents(other)
+    run = runs.open_run(tmp_path, smoke, 0)
+    assert run != other and runs.load_run(run) == (smoke, 0)
+    said = f"{other} was made with other settings ({words}): left alone.\n"
+    assert capsys.readouterr().out == said and contents(other) == before
+
+
+def test_a_run_whose_batches_were_halved_or_whose_cpu_is_another_goes_on(
+    tmp_path, capsys
+):
+    smoke = PROFILES["smoke"]
+    halved = ["per_device_train_batch_size=4", "gradient_accumulation_steps=2"]
+    halved += ["eval_batch_size=2", "dtype=bf16"]
+    run = tmp_path / "99990101-000000-smoke"
+    runs.create_run(run, override(smoke, halved), 0)
+    assert runs.open_run(tmp_path, smoke, 0) == run
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "event, save_steps, done",
+    [
+        ("on_step_begin", 1, 2),
+        ("on_step_begin", 10, 2),
+        ("on_step_end", 1, 1),
+        ("on_step_end", 10, 1),
+        ("on_log", 1, 1),
+        ("on_log", 10, 1),
+        ("on_save", 1, 1),
+    ],
+)
+def test_a_callback_that_stops_training_leaves_a_run_that_goes_on(
+    tiny_model, tmp_path, finished, event, save_steps, done
+):
+    """And none that is finished but has no adapter."""
+    run = new_run(tmp_path / "run", tiny_model, 3)
+    profile, _ = runs.load_run(run)
+    profile.grpo["save_steps"] = save_steps
+    shutil.rmtree(run)
+    runs.create_run(run, profile, 0)
+
+    def stop(self, args, state, control, **kwargs):
+        control.should_training_stop |= state.global_step >= 1
+
+    stops = type("Stops", (TrainerCallback,), {event: stop})()
+    assert go_on(run, callbacks=[stops]) == "a callback stopped it"
+    assert not (run / "adapter").exists()
+    assert runs.last_checkpoint(run)[0] == done and steps(run)[-1] == done
+    assert runs.open_run(tmp_path, profile, 0) == run  # as one that is to go on
+    assert go_on(run) is None and steps(run) == [1, 2, 3]
+    assert (run / ADAPTER).read_bytes() == (finished / ADAPTER).read_bytes()

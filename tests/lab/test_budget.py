@@ -14,6 +14,7 @@ from trl.trainer.utils import add_fused_lm_head
 from helpers import GIB, CourseError
 from helpers.lab import budget as course
 from helpers.lab.budget import (
+    OUTSIDE_GIB,
     T4_GIB,
     TILE_WORDS,
     architecture,
@@ -105,6 +106,22 @@ def test_a_t4_holds_all_completions_of_a_step_at_once(name, step, evaluation):
     assert (round(most, 1), round(answering / GIB, 1)) == (step, evaluation)
     assert profile.grpo["gradient_accumulation_steps"] == 1
     assert peak(memory_budget(profile, gradient_checkpointing=False))[1] > T4_GIB * GIB
+
+
+@pytest.mark.parametrize("name", ["t4", "t4_quick"])
+def test_the_micro_batch_is_the_largest_that_fits_beside_what_pytorch_keeps(name):
+    profile, completions = PROFILES[name], 32
+    powers = [2**n for n in range(6)]  # up to all completions of a step
+
+    def most(rows):
+        now = {"per_device_train_batch_size": rows}
+        now["gradient_accumulation_steps"] = max(1, completions // rows)
+        return peak(memory_budget(profile, **now))[1] / GIB
+
+    fits = [rows for rows in powers if most(rows) <= 14 - OUTSIDE_GIB]
+    assert profile.grpo["per_device_train_batch_size"] == max(fits) == completions
+    assert profile.grpo["gradient_accumulation_steps"] == 1
+    assert most(4 * completions) > most(completions)  # a budget that knows its rows
 
 
 def test_trl_still_makes_logits_in_tiles_of_that_width():
