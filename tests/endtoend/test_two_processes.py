@@ -104,11 +104,12 @@ PAIR = """
         return [first.end(), second], 0
 
     def one_is_killed(run, chance):
-        first, second = Process(run, slow_save), Process(run)
+        slow = chance.random() < 0.5  # it dies in a save, or else after it
+        first, second = Process(run, slow_save if slow else really_save), Process(run)
         first.begin()
-        step = chance.randint(1, profile.grpo["max_steps"] - 1)
+        step = chance.randint(1, profile.grpo["max_steps"] - 2)
         until(lambda: is_saving(run, step), first)
-        time.sleep(chance.uniform(0, 0.4))  # in the save, or in the next step
+        time.sleep(chance.uniform(0, 0.2 if slow else 0.1))
         os.kill(first.number, signal.SIGKILL)
         first = first.end()
         sealed, before = runs.last_checkpoint(run)[0], lines(run)
