@@ -88,22 +88,25 @@ class MemoryPeak:
 
     def __init__(self, device: torch.device):
         self.gpu, self.most, self.over = device.type == "cuda", 0, threading.Event()
+        self.lock = threading.Lock()
         if not self.gpu:
             threading.Thread(target=self.watch, daemon=True).start()
 
     def watch(self):
         """Look until `close` is called."""
         while not self.over.wait(0.1):
-            self.most = max(self.most, psutil.Process().memory_info().rss)
+            with self.lock:
+                self.most = max(self.most, psutil.Process().memory_info().rss)
 
     def peak(self) -> float:
         """Return the peak since the last call, and begin anew."""
         if self.gpu:
             most = torch.cuda.max_memory_allocated()
             torch.cuda.reset_peak_memory_stats()
-        else:  # a quick step ends before anybody looks
+            return most / GIB
+        with self.lock:  # a quick step ends before anybody looks
             most = max(self.most, psutil.Process().memory_info().rss)
-        self.most = 0
+            self.most = 0
         return most / GIB
 
     def close(self):
