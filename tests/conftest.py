@@ -1,5 +1,6 @@
 """The marks of the tiers; the embedded model and tiny random ones, ready to load."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from helpers.profiles import PROFILES
 from tests import ROOT
 from tests.tiny import qwen2
 
+MEASURED = pytest.StashKey[list]()  # what tests/endtoend/test_gpu_report.py has to say
 SLOW = ("browser", "endtoend")  # folders whose tests take more than a few seconds
 
 
@@ -33,6 +35,17 @@ def pytest_collection_modifyitems(items):
         if "colab" in item.keywords and not os.environ.get("GRPO_TEST_COLAB"):
             reason = "makes an environment like Colab's; set GRPO_TEST_COLAB=1"
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Print what was measured on a GPU, to paste into a T4 report, and write it."""
+    if reports := config.stash.get(MEASURED, []):
+        path = ROOT / "runs" / "gpu-report.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(reports, indent=1))
+        terminalreporter.section(f"for a T4 report; as JSON in {path}")
+        for report in reports:
+            terminalreporter.write_line(f"{report['block']}\nrandom weights\n")
 
 
 @pytest.fixture(autouse=True)
