@@ -82,6 +82,8 @@ def check(report: dict, profile) -> None:
     assert len(report["step_time"]) == STEPS and min(report["step_time"]) > 0
     assert min(report["memory_gib"]) > 0 and report["predicted_gib"] > 0
     longest = profile.grpo["max_completion_length"]
-    assert report["completions/mean_length"] == pytest.approx([longest] * STEPS, rel=0.1)
+    assert report["completions/mean_length"] == pytest.approx(
+        [longest] * STEPS, rel=0.1
+    )
     assert f"profile {profile.name}, {profile.model}" in report["block"]
     assert "seconds a step (median)" in report["block"]
