@@ -59,9 +59,10 @@ class TokenLogps(torch.autograd.Function):
     """Log-probs and entropies of target tokens, from a few tokens' logits at a time.
 
     `hidden` (tokens, width), `weight` (vocabulary, width), `targets` (tokens,). The
-    derivative of a log-prob with respect to `hidden`, (weight[target] − Σ p · weight) /
+    derivative of a log-prob with respect to `hidden`, (one-hot − p) · weight /
     temperature, is made in the forward pass, where the probabilities p are at hand: the
-    backward pass then needs no vocabulary. Entropies have no gradient.
+    backward pass then needs no vocabulary. Entropies have no gradient. `one-hot − p` is
+    rounded to bf16 as a whole: of a p near 1 the rounded difference would leave nothing.
     """
 
     @staticmethod
@@ -73,12 +74,13 @@ class TokenLogps(torch.autograd.Function):
             tile = slice(start, start + TILE)
             logits = (hidden[tile] @ weight.T).float().div_(temperature)
             logits -= logits.logsumexp(-1, keepdim=True)
-            logps[tile] = logits.gather(1, targets[tile, None])[:, 0]
-            p = logits.exp()
+            target = targets[tile, None]
+            logp = logits.gather(1, target)
+            logps[tile], p = logp[:, 0], logits.exp()
             entropies[tile] = -(p * logits).sum(-1)
             if slopes is not None:
-                slopes[tile] = weight[targets[tile]].float()
-                slopes[tile] -= (p.to(weight.dtype) @ weight).float()
+                p.neg_().scatter_(1, target, -logp.expm1())
+                slopes[tile] = (p.to(weight.dtype) @ weight).float()
         ctx.slopes, ctx.dtype, ctx.temperature = slopes, hidden.dtype, temperature
         ctx.mark_non_differentiable(entropies)
         return logps, entropies

@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import get_peft_model
 from trl import GRPOTrainer
+from trl.kernels import ChunkedLogProbFunction
 
 from helpers import CourseError, fast
 from helpers.data import get_arithmetic_questions
@@ -173,6 +174,42 @@ def test_bf16_is_as_near_to_fp32_as_stock_is(small_model, tmp_path):
         errors.append([far(grads[name], right[name]) for name in right])
     quick, stock = (sum(e) / len(e) for e in errors)
     assert 0 < quick < 1.5 * stock < 0.1
+
+
+def test_a_confident_tokens_gradient_is_as_exact_as_trls():
+    """Token by token: a norm over all hides that those with p near 1 have none left."""
+    torch.manual_seed(0)
+    weight, targets = torch.randn(2000, 64) / 8, torch.randint(2000, (1200,))
+    margin = torch.linspace(7.5, 20, len(targets))[:, None]  # p from 0.5 to 0.99999
+    direction = weight[targets] / weight[targets].pow(2).sum(-1, keepdim=True)
+    hidden = (direction * margin + 0.3 * torch.randn(len(targets), 64)).bfloat16()
+    weight = weight.bfloat16()
+
+    def slopes(score, kind):
+        x = hidden.to(kind, copy=True).requires_grad_()
+        logps = score(x, weight.to(kind))
+        logps.sum().backward()
+        return logps.detach().exp(), x.grad.double()
+
+    p, exact = slopes(
+        lambda x, w: (x @ w.T).log_softmax(-1).gather(1, targets[:, None]), torch.double
+    )
+    scores = {
+        "ours": lambda x, w: fast.TokenLogps.apply(x, w, targets, 1.0)[0],
+        "TRL's": lambda x, w: ChunkedLogProbFunction.apply(
+            x, w, None, targets, 1.0, 32_768, None, 1.0, ()
+        )[0],
+    }
+    errors = {}
+    for name, score in scores.items():
+        _, slope = slopes(score, torch.bfloat16)
+        errors[name] = (slope - exact).norm(dim=-1) / exact.norm(dim=-1)
+    for low, high in [(0.5, 0.9), (0.9, 0.98), (0.98, 0.998), (0.998, 0.99999)]:
+        some = (p[:, 0] > low) & (p[:, 0] <= high)
+        assert some.sum() > 50
+        for share in (0.5, 0.95):
+            ours, trls = (errors[name][some].quantile(share) for name in scores)
+            assert ours <= 1.1 * trls, (low, share, ours, trls)
 
 
 def test_a_group_split_over_micro_batches_gives_the_same_gradient(pair, tmp_path):
