@@ -14,7 +14,7 @@ from peft.tuners.lora import Linear, LoraLayer
 from trl import GRPOTrainer
 
 from . import CourseError
-from .generation import backbone_and_head, generate
+from .generation import backbone_and_head, generate, read_shared, shared_tokens
 from .profiles import Profile
 
 CHECKED_TRL = ("1.16",)  # releases whose numbers tests/engine/test_fast.py compares
@@ -61,8 +61,8 @@ class TokenLogps(torch.autograd.Function):
     `hidden` (tokens, width), `weight` (vocabulary, width), `targets` (tokens,). The
     derivative of a log-prob with respect to `hidden`, (one-hot − p) · weight /
     temperature, is made in the forward pass, where the probabilities p are at hand: the
-    backward pass then needs no vocabulary. Entropies have no gradient. `one-hot − p` is
-    rounded to bf16 as a whole: of a p near 1 the rounded difference would leave nothing.
+    backward pass then needs no vocabulary. Entropies have no gradient. one-hot − p is
+    rounded as a whole: with each rounded for itself, a p near 1 in bf16 leaves nothing.
     """
 
     @staticmethod
@@ -107,7 +107,8 @@ def packed_logps(
 
     Rows with the same prompt become one sequence: the prompt once, then each
     completion. A completion sees the prompt and itself (4-D mask), and its positions
-    begin where the prompt ends, so each number is that of the row alone.
+    begin where the prompt ends, so each number is that of the row alone. What all
+    prompts begin with is read once for all sequences.
     """
     backbone, head = backbone_and_head(model)
     groups: dict[tuple, list] = {}
@@ -117,12 +118,14 @@ def packed_logps(
         prompt, completion = ids[:start][real[:start]], ids[start:][real[start:]]
         groups.setdefault(tuple(prompt.tolist()), []).append((row, completion.tolist()))
 
+    first, *_ = prompts = [list(prompt) for prompt in groups]
+    shared = shared_tokens(prompts)
     packed = []  # of each group: (id, position, which completion) of its tokens
     wanted = []  # of each token to score: its group, who predicts it, it, its place
     for group, (prompt, completions) in enumerate(groups.items()):
-        tokens = [(token, place, 0) for place, token in enumerate(prompt)]
+        tokens = [(token, place, 0) for place, token in enumerate(prompt)][shared:]
         for number, (row, completion) in enumerate(completions, 1):
-            before = len(prompt) - 1  # the prompt's last token predicts the first
+            before = len(prompt) - shared - 1  # its last token predicts the first
             for place, token in enumerate(completion):
                 wanted.append((group, before, token, row, place))
                 before = len(tokens)
@@ -134,10 +137,11 @@ def packed_logps(
     ids, positions, owner = torch.tensor(padded, device=device).unbind(-1)
     sees = (owner[:, None, :] == 0) | (owner[:, None, :] == owner[:, :, None])
     sees &= torch.ones(length, length, dtype=torch.bool, device=device).tril()
-    mask = torch.zeros(sees.shape, dtype=dtype, device=device)
-    mask.masked_fill_(~sees, torch.finfo(dtype).min)
-    state = {"attention_mask": mask[:, None], "position_ids": positions}
-    hidden = backbone(ids, **state, use_cache=False).last_hidden_state
+    mask = torch.zeros(len(sees), length, shared + length, dtype=dtype, device=device)
+    mask[..., shared:].masked_fill_(~sees, torch.finfo(dtype).min)
+    cache = read_shared(backbone, first[:shared], len(packed), device)
+    new = (ids, mask[:, None], positions, cache)
+    hidden = backbone(*new, use_cache=True).last_hidden_state
     wanted = torch.tensor(wanted, dtype=torch.long, device=device).reshape(-1, 5)
     group, before, token, row, place = wanted.T  # none, if all rows are masked
     results = TokenLogps.apply(hidden[group, before], head.weight, token, temperature)

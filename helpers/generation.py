@@ -20,6 +20,26 @@ def backbone_and_head(model) -> tuple:
     return base.base_model, base.get_output_embeddings()
 
 
+def shared_tokens(prompts: list[list[int]]) -> int:
+    """Return how many first tokens all prompts share; each keeps one of its own."""
+    if len(prompts) == 1:
+        return 0
+    alike = [len(set(column)) == 1 for column in zip(*prompts, strict=False)]
+    return (*alike[: min(map(len, prompts)) - 1], False).index(False)
+
+
+def read_shared(backbone, tokens: list[int], copies: int, device) -> DynamicCache:
+    """Return a cache of `copies` rows that have read the same tokens, read once."""
+    cache = DynamicCache()
+    if tokens:
+        ids = torch.tensor([tokens], device=device)
+        position = torch.arange(len(tokens), device=device)[None]
+        # By position: Transformers 5.24 renamed past_key_values to cache.
+        backbone(ids, torch.ones_like(ids), position, cache, use_cache=True)
+        cache.batch_repeat_interleave(copies)
+    return cache
+
+
 class PreallocatedLayer(DynamicLayer):
     """One layer of a cache that writes into room made beforehand: nothing is copied."""
 
@@ -90,15 +110,16 @@ def generate(
     backbone, head = backbone_and_head(model)
     device, dtype = head.weight.device, head.weight.dtype
     width, total = max(map(len, prompts)), len(prompts) * num_generations
+    shared = shared_tokens(prompts)
     ids = torch.zeros(len(prompts), width, dtype=torch.long, device=device)
-    padding = torch.ones(ids.shape, dtype=torch.bool, device=device)
+    padding = torch.zeros(ids.shape, dtype=torch.bool, device=device)
     for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        padding[row, width - len(prompt) :] = False
+        padding[row, shared : shared + width - len(prompt)] = True
+        ids[row, ~padding[row]] = torch.tensor(prompt, device=device)
     position = ((~padding).cumsum(1) - 1).clamp(0)
-    cache = DynamicCache()
-    # By position: Transformers 5.24 renamed past_key_values to cache.
-    out = backbone(ids, (~padding).long(), position, cache, use_cache=True)
+    cache = read_shared(backbone, prompts[0][:shared], len(prompts), device)
+    new = (ids[:, shared:], (~padding).long(), position[:, shared:])
+    out = backbone(*new, cache, use_cache=True)
     hidden = out.last_hidden_state[:, -1]
     room = max(room, max_new_tokens)
     cache.layers = [

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 MOVES = ("to", "cuda", "cpu")
-# Reads one device and writes another; an index may lie on the CPU.
+# Reads one device and writes another. An index may lie on the CPU; what is written by
+# an index that is a tensor may not.
 WRITES = ("copy_", "__setitem__")
 # What nn.Module.to asks before it moves anything.
 QUESTIONS = ("_parse_to", "_has_compatible_shallow_copy_type")
@@ -71,7 +72,8 @@ class FakeCuda(TorchFunctionMode):
             return None
         if name in WRITES or name in INDEXES:
             check(tensors[:1], [x for x in tensors[1:] if is_cuda(x)])
-            if name in INDEXES[1:]:
+            by_tensor = any(isinstance(x, torch.Tensor) for x in tree_leaves(args[1]))
+            if name in INDEXES[1:] or (name == "__setitem__" and by_tensor):
                 check(tensors[:1], tensors[-1:])
             cuda = is_cuda(args[0])
         else:

@@ -46,11 +46,12 @@ def draw_adapters(model) -> None:
         p.data = scale * torch.randn(p.shape, generator=generator)
 
 
-def prompts_of(count=5) -> list[list[int]]:
-    """Prompts of 5 to 25 tokens, the second much shorter than the others."""
+def prompts_of(count=5, shared=3) -> list[list[int]]:
+    """Prompts of 5 to 25 tokens that begin alike, the second much shorter."""
     rng = torch.Generator().manual_seed(9)
     sizes = [20 + n % 5 if n != 1 else 5 for n in range(count)]
-    return [torch.randint(20, WORDS, (n,), generator=rng).tolist() for n in sizes]
+    every = [torch.randint(20, WORDS, (n,), generator=rng).tolist() for n in sizes]
+    return [every[0][:shared] + prompt[shared:] for prompt in every]
 
 
 def length_reward(completions, **kwargs) -> list[float]:

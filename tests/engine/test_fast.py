@@ -49,13 +49,13 @@ def build(trainer_class, pair, folder, hindered=False, **settings):
     return trainer
 
 
-def batch(seed=0) -> dict[str, torch.Tensor]:
+def batch(seed=0, shared=3) -> dict[str, torch.Tensor]:
     """Three groups of four in mixed order: prompts of different lengths, completions of
     1 to 12 tokens, three of them cut off, two with nothing to learn from."""
     rng = torch.Generator().manual_seed(seed)
     prompts = torch.zeros(3, 25, dtype=torch.long)
     seen = prompts.clone()
-    for row, prompt in enumerate(prompts_of(3)):
+    for row, prompt in enumerate(prompts_of(3, shared)):
         prompts[row, -len(prompt) :] = torch.tensor(prompt)
         seen[row, -len(prompt) :] = 1
     rows = torch.arange(3).repeat_interleave(GROUP)
@@ -115,10 +115,11 @@ def with_old_and_ref(stock, inputs):
                      "ref_per_token_logps": ref}  # fmt: skip
 
 
+@pytest.mark.parametrize("shared", [0, 3])  # tokens that all prompts begin with
 @pytest.mark.parametrize("pair", ["fp32", "bf16"], indirect=True)
-def test_logps_and_entropies_are_stock_trls(pair, tmp_path, request):
+def test_logps_and_entropies_are_stock_trls(pair, shared, tmp_path, request):
     stock, quick = (build(c, pair, tmp_path) for c in (GRPOTrainer, FAST))
-    inputs = batch()
+    inputs = batch(shared=shared)
     within = WITHIN[request.node.callspec.params["pair"]]
     (a, b), (c, d) = logps(quick, inputs), logps(stock, inputs)
     assert a.dtype == c.dtype and a.shape == c.shape

@@ -6,7 +6,7 @@ import torch
 from peft import get_peft_model
 from scipy.stats import chisquare
 
-from helpers.generation import draw, generate, generate_completions
+from helpers.generation import draw, generate, generate_completions, shared_tokens
 from helpers.models import load_model_and_tokenizer
 from helpers.profiles import PROFILES, lora_config
 from tests.tiny import WORDS, draw_adapters, prompts_of, qwen2
@@ -28,12 +28,11 @@ def greedy_by_generate(model, prompts, ends, length, fewest=0):
     return written
 
 
+@pytest.mark.parametrize("shared", [0, 3, 4])  # tokens that all prompts begin with
 @pytest.mark.parametrize("fewest", [0, 6])
-def test_greedy_tokens_are_those_of_generate(pair, fewest):
-    model, prompts = (
-        get_peft_model(pair[0], lora_config(PROFILES["smoke"])),
-        prompts_of(),
-    )
+def test_greedy_tokens_are_those_of_generate(pair, fewest, shared):
+    model = get_peft_model(pair[0], lora_config(PROFILES["smoke"]))
+    prompts = prompts_of(shared=shared)
     draw_adapters(model.eval())
     # The random model never ends by itself: let a quarter of the vocabulary be ends.
     ends = list(range(0, WORDS, 4))
@@ -43,6 +42,19 @@ def test_greedy_tokens_are_those_of_generate(pair, fewest):
     assert given == known
     thrice = generate(model, prompts, 3, 12, 0.0, ends, fewest)
     assert thrice == [row for row in known for _ in range(3)]
+
+
+def test_what_all_prompts_begin_with_is_counted_and_read_once(pair):
+    assert shared_tokens(prompts_of(shared=0)) == 0
+    assert shared_tokens(prompts_of(shared=4)) == 4
+    assert shared_tokens([[1, 2, 3], [1, 2, 3]]) == 2  # each keeps one of its own
+    assert shared_tokens([[1, 2], [1, 2, 3]]) == 1
+    assert shared_tokens([[1, 2, 3]]) == 0
+    seen, backbone = [], pair[0].base_model
+    backbone.embed_tokens.register_forward_hook(lambda *x: seen.append(x[1][0].shape))
+    prompts = [[5, 6, 7, 8], [5, 6, 7, 9, 3]]
+    generate(pair[0], prompts, 1, 1, 0.0, [0])
+    assert seen == [(1, 3), (2, 2)]
 
 
 def joint_distribution(model, prompt, temperature):
