@@ -152,9 +152,12 @@ def packed_logps(
 class FastGRPOTrainer(GRPOTrainer):
     """TRL's trainer with the `generate` and `packed_logps` of this module.
 
-    Where they do not apply it says so in one line, and TRL's own step runs; `obstacle`
-    is the reason, or None.
+    Completions that nothing pulls at are scored without a backward pass. Where they do
+    not apply it says so in one line, and TRL's own step runs; `obstacle` is the reason,
+    or None.
     """
+
+    still = None  # of a batch: which completions have advantage 0
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -196,11 +199,29 @@ class FastGRPOTrainer(GRPOTrainer):
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
-        model = self.accelerator.unwrap_model(model)
-        both = packed_logps(
-            model, input_ids, attention_mask, logits_to_keep, self.temperature
-        )
-        return *both, None
+        model, still = self.accelerator.unwrap_model(model), self.still
+
+        def score(rows):
+            some = (input_ids[rows], attention_mask[rows])
+            return packed_logps(model, *some, logits_to_keep, self.temperature)
+
+        if still is None:
+            return *score(slice(None)), None
+        empty = torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device)
+        moving = [empty.index_put((~still,), part) for part in score(~still)]
+        with torch.no_grad():
+            pairs = zip(moving, score(still), strict=True)
+        return *(part.index_put((still,), rest) for part, rest in pairs), None
+
+    def _compute_loss(self, model, inputs):
+        # A completion with advantage 0 has no gradient, unless a KL term pulls at it.
+        still = inputs["advantages"] == 0
+        some = still.any() and not still.all() and not self.beta
+        self.still = still if some and torch.is_grad_enabled() else None
+        try:
+            return super()._compute_loss(model, inputs)
+        finally:
+            self.still = None
 
 
 def obstacle(trainer: GRPOTrainer) -> str | None:

@@ -226,6 +226,41 @@ def test_a_group_split_over_micro_batches_gives_the_same_gradient(pair, tmp_path
         assert far(grads[0][name] + grads[1][name], grad) < 1e-5, name
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_groups_without_spread_cost_no_backward_pass(beta, pair, tmp_path, monkeypatch):
+    stock, quick = (build(c, pair, tmp_path, beta=beta) for c in (GRPOTrainer, FAST))
+    inputs = with_old_and_ref(stock, batch())
+    prompts = [row.tolist() for row in inputs["prompt_ids"]]
+    alike = torch.tensor([prompt == prompts[0] for prompt in prompts])
+    assert alike.sum() == GROUP
+    inputs["advantages"] = inputs["advantages"].clone().masked_fill(alike, 0.0)
+    scored, packed = [], fast.packed_logps
+
+    def watched(model, ids, *args):
+        scored.append((len(ids), torch.is_grad_enabled()))
+        return packed(model, ids, *args)
+
+    monkeypatch.setattr(fast, "packed_logps", watched)
+    (loss, grads, metrics), (wanted, right, known) = (
+        step(trainer, inputs) for trainer in (quick, stock)
+    )
+    moving = int((inputs["advantages"] != 0).sum())
+    assert moving <= 12 - GROUP
+    still = [(moving, True), (12 - moving, False)]
+    assert scored == (still if beta == 0 else [(12, True)])
+    assert abs(loss - wanted) <= 1e-4 * abs(wanted)
+    for name, grad in right.items():
+        assert far(grads[name], grad) < 1e-4, name
+    for name, (value,) in known.items():
+        assert metrics[name][0] == pytest.approx(value, rel=1e-4, abs=1e-4), name
+
+
+def test_where_no_completion_moves_the_gradient_is_zero(pair, tmp_path):
+    quick, inputs = build(FAST, pair, tmp_path), batch()
+    loss, grads, _ = step(quick, inputs | {"advantages": torch.zeros(12)})
+    assert loss == 0 and not any(grad.any() for grad in grads.values())
+
+
 def test_a_fully_masked_completion_scores_nothing(pair, tmp_path):
     stock, quick = (build(c, pair, tmp_path) for c in (GRPOTrainer, FAST))
     inputs = batch()
