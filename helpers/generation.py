@@ -4,6 +4,8 @@ Evaluation uses it on any device, the faster step of `fast` on a CPU. A model's 
 sampling defaults (Qwen2.5: a repetition penalty) play no part.
 """
 
+import threading
+
 import torch
 from peft import PeftModel
 from torch.nn.functional import linear
@@ -12,6 +14,28 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from . import CourseError
+
+
+class LiveBar(tqdm):
+    """A bar that is drawn every few seconds: a slow machine's batch takes minutes."""
+
+    EVERY = 5  # seconds
+
+    def __init__(self, *args, **kwargs):
+        self.over = threading.Event()
+        super().__init__(*args, **kwargs)
+        if not self.disable:
+            threading.Thread(target=self.tick, daemon=True).start()
+
+    def tick(self) -> None:
+        """Draw the bar until it is closed."""
+        while not self.over.wait(self.EVERY):
+            self.refresh()
+
+    def close(self) -> None:
+        """Draw it for the last time."""
+        self.over.set()
+        super().close()
 
 
 def backbone_and_head(model) -> tuple:
@@ -176,7 +200,7 @@ def generate_completions(
     drawn = []
     model.eval()
     alone = len(prompts) <= batch_size  # one batch needs no bar
-    with tqdm(total=len(prompts), desc="answering", disable=alone or None) as bar:
+    with LiveBar(total=len(prompts), desc="answering", disable=alone or None) as bar:
         for start in range(0, len(prompts), batch_size):
             chats = prompts[start : start + batch_size]
             ids = tokenizer.apply_chat_template(chats, **chat)["input_ids"]

@@ -22,6 +22,7 @@ from trl import GRPOTrainer
 from . import GIB, CourseError
 from .errors import explained, guard_reward, storing
 from .fast import trainer_class
+from .generation import LiveBar
 from .models import seal
 from .profiles import Profile, check_device, grpo_config, lora_config
 from .runs import (
@@ -143,7 +144,7 @@ class RunCallback(TrainerCallback):
             self.former = signal.signal(signal.SIGINT, self.on_interrupt)
         self.memory = MemoryPeak(args.device)
         total, done = state.max_steps, state.global_step
-        self.bar = tqdm(total=total, initial=done, desc="training", unit="step")
+        self.bar = LiveBar(total=total, initial=done, desc="training", unit="step")
         self.step_end = time.monotonic()
 
     def on_step_end(self, args, state, control, model=None, **kwargs):

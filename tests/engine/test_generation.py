@@ -1,12 +1,21 @@
 """Completions: greedy ones are those of transformers, samples have its distribution."""
 
+import io
+import time
+
 import numpy as np
 import pytest
 import torch
 from peft import get_peft_model
 from scipy.stats import chisquare
 
-from helpers.generation import draw, generate, generate_completions, shared_tokens
+from helpers.generation import (
+    LiveBar,
+    draw,
+    generate,
+    generate_completions,
+    shared_tokens,
+)
 from helpers.models import load_model_and_tokenizer
 from helpers.profiles import PROFILES, lora_config
 from tests.tiny import WORDS, draw_adapters, prompts_of, qwen2
@@ -42,6 +51,18 @@ def test_greedy_tokens_are_those_of_generate(pair, fewest, shared):
     assert given == known
     thrice = generate(model, prompts, 3, 12, 0.0, ends, fewest)
     assert thrice == [row for row in known for _ in range(3)]
+
+
+def test_a_bar_is_drawn_while_nothing_is_finished(monkeypatch):
+    monkeypatch.setattr(LiveBar, "EVERY", 0.05)
+    drawn = io.StringIO()
+    with LiveBar(total=2, file=drawn, disable=False) as bar:
+        time.sleep(0.5)
+        assert bar.n == 0 and drawn.getvalue().count("0/2") > 4
+    time.sleep(0.2)
+    ended = drawn.getvalue()
+    time.sleep(0.2)
+    assert drawn.getvalue() == ended
 
 
 def test_what_all_prompts_begin_with_is_counted_and_read_once(pair):
