@@ -62,7 +62,7 @@ def test_a_packed_group_is_masked_as_the_helpers_mask_it(inline):
         def get_output_embeddings(self):
             return self.head
 
-        def forward(self, ids, attention_mask, position_ids, use_cache):
+        def forward(self, ids, attention_mask, position_ids, cache, use_cache):
             seen.update(ids=ids, mask=attention_mask, positions=position_ids)
             hidden = torch.zeros(*ids.shape, 4)
             return type("Output", (), {"last_hidden_state": hidden})
