@@ -152,9 +152,9 @@ def packed_logps(
 class FastGRPOTrainer(GRPOTrainer):
     """TRL's trainer with the `generate` and `packed_logps` of this module.
 
-    Completions that nothing pulls at are scored without a backward pass. Where they do
-    not apply it says so in one line, and TRL's own step runs; `obstacle` is the reason,
-    or None.
+    Where they do not apply it says so in one line, and TRL's own step runs; `obstacle`
+    is the reason, or None. Where they do, completions that nothing pulls at (advantage
+    0, no KL term) are scored without a backward pass.
     """
 
     still = None  # of a batch: which completions have advantage 0
@@ -214,8 +214,9 @@ class FastGRPOTrainer(GRPOTrainer):
         return *(part.index_put((still,), rest) for part, rest in pairs), None
 
     def _compute_loss(self, model, inputs):
-        # A completion with advantage 0 has no gradient, unless a KL term pulls at it.
-        still = inputs["advantages"] == 0
+        still = (
+            (inputs["advantages"] == 0).reshape(len(inputs["advantages"]), -1).all(1)
+        )
         some = still.any() and not still.all() and not self.beta
         self.still = still if some and torch.is_grad_enabled() else None
         try:

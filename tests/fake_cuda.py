@@ -13,12 +13,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 MOVES = ("to", "cuda", "cpu")
-# Reads one device and writes another. An index may lie on the CPU; what is written by
-# an index that is a tensor may not.
-WRITES = ("copy_", "__setitem__")
 # What nn.Module.to asks before it moves anything.
 QUESTIONS = ("_parse_to", "_has_compatible_shallow_copy_type")
-INDEXES = ("__getitem__", "index_put", "index_put_")
+# An index may lie on the CPU; what is written by an index that is a tensor may not.
+INDEXES = ("__getitem__", "__setitem__", "index_put", "index_put_")
 
 
 def is_cuda(x) -> bool:
@@ -70,12 +68,13 @@ class FakeCuda(TorchFunctionMode):
             func(*args)
             label(args[0], is_cuda(args[1]))
             return None
-        if name in WRITES or name in INDEXES:
-            check(tensors[:1], [x for x in tensors[1:] if is_cuda(x)])
-            by_tensor = any(isinstance(x, torch.Tensor) for x in tree_leaves(args[1]))
-            if name in INDEXES[1:] or (name == "__setitem__" and by_tensor):
-                check(tensors[:1], tensors[-1:])
+        if name == "copy_" or name in INDEXES:
             cuda = is_cuda(args[0])
+            index = [x for x in tree_leaves(args[1]) if isinstance(x, torch.Tensor)]
+            if name in INDEXES:
+                check([args[0], *filter(is_cuda, index)])
+            if index and name in INDEXES[1:] and isinstance(args[2], torch.Tensor):
+                check([args[0], args[2]])
         else:
             check(tensors)
         if asked:
@@ -83,9 +82,8 @@ class FakeCuda(TorchFunctionMode):
         return tree_map(lambda x: label(x, cuda), func(*args, **kwargs))
 
 
-def check(*groups) -> None:
+def check(tensors: list) -> None:
     """Raise as CUDA does where tensors of two devices meet; a CPU number may."""
-    tensors = [x for group in groups for x in group]
     kinds = {is_cuda(x) for x in tensors if is_cuda(x) or x.dim()}
     if len(kinds) > 1:
         raise RuntimeError(

@@ -112,17 +112,15 @@ def test_the_chat_and_pass_at_k_pass(samples, temperature, trainer, prompts):
     assert [len(each) for each in drawn] == [samples] * len(prompts)
 
 
-SOURCE = inspect.getsource(generation.generate)
+SOURCE = "".join(map(inspect.getsource, (generation.read_shared, generate)))
 
 
 @pytest.mark.parametrize("place", range(SOURCE.count(", device=device")))
 def test_a_tensor_left_on_the_cpu_is_caught(place, cuda, monkeypatch):
-    """Each device that `generate` names is needed: without it two devices meet."""
+    """Each device that is named is needed: without it two devices meet."""
     parts = SOURCE.split(", device=device")
     source = ", device=device".join(parts[: place + 1])
-    source += ", device=device".join(["", *parts[place + 1 :]]).removeprefix(
-        ", device=device"
-    )
+    source += ", device=device".join(parts[place + 1 :])
     exec(source, scope := dict(vars(generation)))
     model = qwen2(vocab_size=WORDS).to("cuda")
     with pytest.raises(RuntimeError, match="at least two devices, cuda:0 and cpu"):
@@ -172,6 +170,22 @@ def test_the_rules_are_those_of_pytorchs_fake_tensors(call, devices):
                 return "device" in str(error)
 
     assert outcome(FakeCuda()) == outcome(FakeTensorMode())
+
+
+def test_what_an_index_may_write_and_read(cuda):
+    """As CUDA does; FakeTensorMode knows no assignment by index in a CPU build."""
+    there, here = torch.zeros(4, device="cuda"), torch.zeros(4)
+    there[:2], here[:2] = here[:2], there[:2]  # a slice copies over
+    here.copy_(there)
+    there[here > 1] = 1.0
+    assert there[torch.tensor([0])].is_cuda
+    for call in (
+        lambda: there.__setitem__(there == 0, here),
+        lambda: here.__setitem__(there == 0, 1.0),
+        lambda: here[torch.tensor([0], device="cuda")],
+    ):
+        with pytest.raises(RuntimeError, match="at least two devices"):
+            call()
 
 
 def test_a_cuda_tensor_has_no_array(cuda):
