@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="train | evaluate | doctor")
     p = commands.add_parser("train", help="evaluate, train, evaluate again, report")
     p.set_defaults(command=train)
-    p.add_argument("--profile", help="article, t4, t4_quick, cpu or smoke")
+    p.add_argument("--profile", help="article, t4, t4_quick, cpu, cpu_quick or smoke")
     p.add_argument("--seed", type=int, help="of training and its problems (default 0)")
     p.add_argument("--out", type=Path, metavar="FOLDER", help="the run's folder")
     p.add_argument("--resume", action="store_true", help="go on with --out's run")
@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
 def train(args: argparse.Namespace) -> int:
     """Evaluate the untrained model, train it, evaluate it again, and report."""
     from . import data, evaluation, fast, models, preflight, profiles, runs, training
+    from .pace import plan
 
     start, run = time.monotonic(), args.out
     if args.trainer:
@@ -91,6 +92,7 @@ def train(args: argparse.Namespace) -> int:
     if not args.resume:
         runs.create_run(run, profile, seed)
     print(f"run {run}: {profile.model} in {profile.dtype}, seed {seed}")
+    print(plan(profile), flush=True)
     go_on = f"python -m helpers train --resume --out {run}"
     try:
         with runs.holding(run):

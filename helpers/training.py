@@ -145,6 +145,7 @@ class RunCallback(TrainerCallback):
         self.memory = MemoryPeak(args.device)
         total, done = state.max_steps, state.global_step
         self.bar = LiveBar(total=total, initial=done, desc="training", unit="step")
+        self.first = done + 1
         self.step_end = time.monotonic()
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
@@ -183,6 +184,10 @@ class RunCallback(TrainerCallback):
         self.seconds.update(dict.fromkeys(self.seconds, 0.0))
         with open(self.run / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        if state.global_step == self.first:
+            left = (state.max_steps - state.global_step) * self.longest_step / 60
+            took = f"step {state.global_step} took {self.longest_step:.0f} s"
+            tqdm.write(f"{took}: at that pace {left:.1f} minutes to the last.")
         self.bar.set_postfix(reward=f"{logs['reward']:.2f}", refresh=False)
         self.bar.update(state.global_step - self.bar.n)
 

@@ -1,17 +1,19 @@
 """Copy finished runs into notebooks/recorded/: python .github/scripts/record.py RUN …
 
-`record.py --renew` makes the runs of seeds 0, 1 and 2 in runs/ first (where they are
-not there yet, or not finished), evaluates them, and executes all notebooks at the end:
-whatever the repository shows of the cpu profile, by one command, in about an hour.
+`record.py --renew` makes the runs of cpu and cpu_quick with seeds 0, 1 and 2 in runs/
+first (where they are not there yet, or not finished), evaluates them, and executes all
+notebooks at the end: whatever the repository shows of these profiles, by one command,
+in about an hour.
 
 Keeps what plots, widgets and tests read: config.json, log.jsonl, evaluation.json,
 evaluation.parquet, report.md with its figure, and the adapter in fp16. Draws
-before_after.png from all of them.
+before_after.png from those of cpu.
 """
 
 import shutil
 import subprocess
 import sys
+from itertools import starmap
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -42,10 +44,10 @@ def python(*arguments: str) -> None:
     subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
 
 
-def make_run(seed: int) -> Path:
+def make_run(profile: str, seed: int) -> Path:
     """Train with a seed, or go on, and evaluate; return the run's folder."""
-    run = ROOT / "runs" / f"cpu-seed{seed}"
-    chosen = ["--profile", "cpu", "--seed", str(seed)]
+    run = ROOT / "runs" / f"{profile}-seed{seed}"
+    chosen = ["--profile", profile, "--seed", str(seed)]
     chosen = ["--resume"] if (run / "config.json").exists() else chosen
     if not (run / "report.md").exists():
         python("-m", "helpers", "train", *chosen, "--out", str(run))
@@ -55,9 +57,11 @@ def make_run(seed: int) -> Path:
 
 if __name__ == "__main__":
     renew = sys.argv[1:] == ["--renew"]
-    runs = map(make_run, range(3)) if renew else map(Path, sys.argv[1:])
+    pairs = [(name, seed) for name in ("cpu", "cpu_quick") for seed in range(3)]
+    runs = starmap(make_run, pairs) if renew else map(Path, sys.argv[1:])
     folders = [record(run) for run in runs]
-    plot_before_after(folders).savefig(RECORDED / "before_after.png", dpi=110)
+    cpu = sorted(RECORDED.glob("cpu-seed*"))
+    plot_before_after(cpu).savefig(RECORDED / "before_after.png", dpi=110)
     print("\n".join(str(folder.relative_to(ROOT)) for folder in folders))
     if renew:
         python(".github/scripts/notebooks.py", "run")

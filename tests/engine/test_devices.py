@@ -83,7 +83,7 @@ def test_a_gpu_whose_memory_is_taken_is_still_chosen(gpus):
 def test_every_profile_says_its_device():
     kinds = {name: profile.device for name, profile in PROFILES.items()}
     gpu = dict.fromkeys(("article", "t4", "t4_quick"), "gpu")
-    assert kinds == gpu | {"cpu": "cpu", "smoke": "cpu"}
+    assert kinds == gpu | dict.fromkeys(("cpu", "cpu_quick", "smoke"), "cpu")
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
@@ -107,7 +107,7 @@ def test_a_gpu_profile_stays_on_the_gpu_in_every_dtype(
     assert went == ["cuda"] and model.dtype == models.DTYPES[dtype]
 
 
-@pytest.mark.parametrize("name", ["cpu", "smoke"])
+@pytest.mark.parametrize("name", ["cpu", "cpu_quick", "smoke"])
 def test_a_cpu_profile_stays_on_the_cpu_beside_a_gpu(
     name, gpus, tiny_model, tmp_path, monkeypatch
 ):

@@ -327,8 +327,39 @@ def test_merging_that_is_interrupted_is_undone_too(pair, tmp_path, monkeypatch):
     monkeypatch.setattr(last, "get_delta_weight", interrupted)
     with pytest.raises(KeyboardInterrupt), fast.merged(model):
         pass
+    layers = [m for m in model.modules() if isinstance(m, fast.LoraLayer)]
+    assert not any("forward" in vars(layer) for layer in layers)
     for name, p in model.named_parameters():
         assert torch.equal(p, before[name]), name
+
+
+@pytest.mark.parametrize("pair", ["fp32", "bf16"], indirect=True)
+def test_a_fused_adapter_is_the_adapter_and_may_be_off(pair, tmp_path):
+    """Output and gradient of one layer, against PEFT's in float64."""
+    model = build(FAST, pair, tmp_path).model
+    layer = next(m for m in model.modules() if isinstance(m, fast.LoraLayer))
+    x = torch.randn(2, 5, layer.in_features).to(model.dtype)
+    weights = [part.default.weight for part in (layer.lora_A, layer.lora_B)]
+
+    def grads(out):
+        return torch.autograd.grad(out.double().square().sum(), weights)
+
+    exact = copy.deepcopy(layer).double()
+    ours = [part.default.weight for part in (exact.lora_A, exact.lora_B)]
+    out = exact(x.double())
+    wanted = [out, *torch.autograd.grad(out.square().sum(), ours)]
+    theirs = layer(x)
+    theirs = [theirs, *grads(theirs)]
+    with fast.fused(model):
+        assert "forward" in vars(layer)
+        mine = layer(x)
+        mine = [mine, *grads(mine)]
+        with model.disable_adapter():
+            assert torch.equal(layer(x), layer.base_layer(x))
+    assert "forward" not in vars(layer)
+    least = 1e-6 if model.dtype == torch.float32 else 0
+    for got, peft, right in zip(mine, theirs, wanted, strict=True):
+        assert far(got, right) < max(3 * far(peft, right), least)
 
 
 @pytest.mark.parametrize("pair", ["fp32", "bf16"], indirect=True)
@@ -459,6 +490,6 @@ def test_a_model_without_adapters_is_an_obstacle(pair, tmp_path):
 def test_profiles_choose_their_trainer():
     kinds = {name: fast.trainer_class(p) for name, p in PROFILES.items()}
     assert kinds == {"article": GRPOTrainer, "t4": GRPOTrainer, "t4_quick": GRPOTrainer,
-                     "cpu": FAST, "smoke": FAST}  # fmt: skip
+                     "cpu": FAST, "cpu_quick": FAST, "smoke": FAST}  # fmt: skip
     with pytest.raises(CourseError, match="trainer is 'quick'; use 'fast' or 'stock'"):
         fast.trainer_class(override(PROFILES["cpu"], ["trainer=quick"]))

@@ -18,7 +18,7 @@ from tests import ROOT
 HELPERS = ROOT / "helpers"
 # Top to bottom: a module imports only from those above it. The engine, then the lab,
 # and last the command line, the one part of the engine that may use the lab.
-ENGINE = ["errors", "prompts", "data", "rewards", "grpo", "scoring", "profiles"]
+ENGINE = ["errors", "prompts", "data", "rewards", "grpo", "scoring", "pace", "profiles"]
 ENGINE += ["models", "generation", "runs", "fast", "training", "evaluation"]
 ENGINE += ["preflight", "doctor"]
 LAB = ["plots", "budget", "dashboard", "widgets", "colab", "exercises"]
