@@ -92,7 +92,8 @@ def train(args: argparse.Namespace) -> int:
     if not args.resume:
         runs.create_run(run, profile, seed)
     print(f"run {run}: {profile.model} in {profile.dtype}, seed {seed}")
-    print(plan(profile), flush=True)
+    if not args.resume:
+        print(plan(profile), flush=True)
     go_on = f"python -m helpers train --resume --out {run}"
     try:
         with runs.holding(run):

@@ -120,6 +120,21 @@ def test_drawing_never_takes_what_has_no_probability():
         draw(logits, 1.0)
 
 
+@pytest.mark.parametrize("words", [5, 256, 257, 600, 5000])
+def test_drawing_by_blocks_finds_what_the_cumulated_probabilities_say(words):
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(400, words)
+    logits[:, words // 3 : words // 2] = -torch.inf  # whole blocks of the last two
+    torch.manual_seed(1)
+    given = draw(logits, 0.7)
+    torch.manual_seed(1)
+    shares = (logits / 0.7).softmax(-1).cumsum(-1, dtype=torch.float64)
+    points = torch.rand(400, 1, dtype=torch.float64) * shares[:, -1:]
+    wanted = torch.searchsorted(shares, points, right=True)[:, 0]
+    assert (given == wanted).float().mean() > 0.99  # a sum in float32 rounds elsewhere
+    assert torch.isfinite(logits.gather(1, given[:, None])).all()
+
+
 def test_greedy_answers_do_not_depend_on_the_batch(tiny_model, prompts):
     model, tokenizer = load_model_and_tokenizer(str(tiny_model))
     model.requires_grad_(False)

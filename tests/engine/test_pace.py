@@ -85,9 +85,14 @@ def test_the_plan_names_parts_minutes_and_speed(rate):
     assert f"in all {sum(parts.values()):.1f} (GFLOP/s: fp32 65, bf16 1)" in line
 
 
-@pytest.mark.parametrize("run", sorted(RECORDED.glob("cpu*-seed*")), ids=str)
-def test_recorded_runs_took_what_would_have_been_predicted(run, monkeypatch):
+# The first runs of cpu do not say how fast their CPU was.
+TIMED = [f"cpu_quick-seed{seed}" for seed in range(3)]
+
+
+@pytest.mark.parametrize("name", TIMED)
+def test_recorded_runs_took_what_would_have_been_predicted(name, monkeypatch):
     """Training alone: from its first step to its last, at the speeds of its machine."""
+    run = RECORDED / name
     config = json.loads((run / "config.json").read_text())
     monkeypatch.setattr(pace, "speeds", lambda: config["machine"]["gflops"])
     profile, _ = runs.load_run(run)

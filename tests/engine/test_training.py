@@ -1,6 +1,7 @@
 """The trainer, its guards and its log, on a tiny random model."""
 
 import json
+import re
 import shutil
 import signal
 from types import SimpleNamespace
@@ -74,6 +75,21 @@ def test_time_over_saves_and_resume_ends_as_if_never_stopped(setup, tmp_path):
     there = load_file(other / name)
     for key, weight in load_file(run / name).items():
         assert torch.equal(weight, there[key]), key
+
+
+def test_the_first_step_of_each_call_tells_how_long_the_rest_takes(setup, capsys):
+    profile, run = setup
+    for first, left in ((1, 3), (2, 2)):
+        train(profile, run, max_minutes=0 if first == 1 else None)
+        said = [x for x in capsys.readouterr().out.splitlines() if " took " in x]
+        log = runs.read_log(run)
+        assert [row["step"] for row in log[first - 1 : first]] == [first]
+        match = re.fullmatch(
+            rf"step {first} took (\d+) s: at that pace (\d+\.\d) minutes to the last.",
+            *said,
+        )
+        seconds, minutes = map(float, match.groups())
+        assert abs(minutes - seconds * left / 60) <= 0.05 + 0.5 * left / 60
 
 
 def test_ctrl_c_ends_the_step_and_saves(setup):
