@@ -13,8 +13,9 @@ BODY, HEAD = 106e6, 28e6  # weights of SmolLM2-135M: its layers, its output laye
 SHARED, OWN = 95, 25  # tokens of a prompt: what all begin with, the question's own
 UNTRAINED, TRAINED = 90, 35  # tokens of an answer, as measured
 # A run's seconds over those of its products alone, in the dtype that it uses and in
-# fp32 (attention, softmax, all else goes with that). Fitted to runs on three CPUs.
-PRODUCTS, REST = 1.3, 0.9
+# fp32 (attention, softmax, all else goes with that). Fitted to runs with AMX in bf16 and
+# with AVX2 in fp32.
+PRODUCTS, REST = 0.7, 1.9
 STOCK = 4  # a step of TRL's own against the faster one
 
 
@@ -36,15 +37,16 @@ def speeds() -> dict[str, float]:
 def predicted_minutes(profile) -> dict[str, float] | None:
     """Return the minutes of `before`, `training` and `after` here, preflight included.
 
-    None for a profile of a GPU or of another model: nothing is known of these.
+    None for a GPU, for another model, or where `max_steps` is not set.
     """
-    if profile.device != "cpu" or "SmolLM2-135M" not in profile.model:
+    grpo, steps = profile.grpo, profile.grpo.get("max_steps", 0)
+    if profile.device != "cpu" or "SmolLM2-135M" not in profile.model or steps < 1:
         return None
-    grpo, rate = profile.grpo, speeds()
+    rate = speeds()
     dtype = max(rate, key=rate.get) if profile.dtype == "auto" else profile.dtype
 
     def minutes(floating: float) -> float:
-        spent = PRODUCTS / rate[dtype] + REST / rate["fp32"]
+        spent = PRODUCTS / rate.get(dtype, rate["fp32"]) + REST / rate["fp32"]
         return floating * 1e-9 * spent / 60
 
     def answers(count: int, tokens: int) -> float:
@@ -59,7 +61,7 @@ def predicted_minutes(profile) -> dict[str, float] | None:
     longest = min(UNTRAINED, profile.eval_new_tokens)
     return {
         "before": answers(profile.num_eval, longest) + step,
-        "training": grpo["max_steps"] * step,
+        "training": steps * step,
         "after": answers(profile.num_eval, min(TRAINED, longest)),
     }
 

@@ -65,11 +65,15 @@ def test_minutes_follow_the_settings(rate):
     assert stock["training"] == pytest.approx(pace.STOCK * usual["training"])
     fp32 = pace.predicted_minutes(override(cpu, ["dtype=fp32"]))
     assert fp32["training"] > usual["training"]
+    fp16 = pace.predicted_minutes(override(cpu, ["dtype=fp16"]))  # not timed
+    assert fp16 == fp32
 
 
 def test_nothing_is_said_of_what_is_not_known(rate):
     rate("amx")
-    for profile in (PROFILES["t4"], override(PROFILES["cpu"], ["model=/a/b"])):
+    changes = ["model=/a/b"], ["max_steps=-1", "num_train_epochs=1"]
+    others = [override(PROFILES["cpu"], change) for change in changes]
+    for profile in (PROFILES["t4"], *others):
         assert pace.predicted_minutes(profile) is None
         assert "not known" in pace.plan(profile)
 
