@@ -203,12 +203,8 @@ class FastGRPOTrainer(GRPOTrainer):
         # Rounded to bf16, merged weights drift from the trained policy: a mean KL of up
         # to 1.04e-3 nats a token was measured.
         with (merged if model.dtype == torch.float32 else fused)(model):
-            prompts, most = (
-                [list(prompt) for prompt in rows],
-                self.max_completion_length,
-            )
-            how = (number, most, self.temperature, self.eos_token_ids, fewest)
-            drawn = generate(model, prompts, *how)
+            how = (self.max_completion_length, self.temperature, self.eos_token_ids)
+            drawn = generate(model, list(map(list, rows)), number, *how, fewest)
         completions = [[]] * len(prompt_ids)
         for group, places in enumerate(rows.values()):
             for place, row in enumerate(places):

@@ -13,8 +13,8 @@ BODY, HEAD = 106e6, 28e6  # weights of SmolLM2-135M: its layers, its output laye
 SHARED, OWN = 95, 25  # tokens of a prompt: what all begin with, the question's own
 UNTRAINED, TRAINED = 90, 35  # tokens of an answer, as measured
 # A run's seconds over those of its products alone, in the dtype that it uses and in
-# fp32 (attention, softmax, all else goes with that). Fitted to runs with AMX in bf16 and
-# with AVX2 in fp32.
+# fp32 (attention, softmax, all else goes with that). Fitted to runs with AMX in bf16,
+# and with AVX2 in fp32.
 PRODUCTS, REST = 0.7, 1.9
 STOCK = 4  # a step of TRL's own against the faster one
 

@@ -12,7 +12,7 @@ from helpers.runs import load_run, read_log
 from helpers.scoring import SCORES, score, summarize
 from tests import RECORDED
 
-RUNS = sorted(path.parent for path in RECORDED.glob("cpu-seed*/config.json"))
+RUNS = sorted(path.parent for path in RECORDED.glob("cpu*-seed*/config.json"))
 
 
 def flat(summary: dict) -> dict[str, float]:
@@ -21,7 +21,8 @@ def flat(summary: dict) -> dict[str, float]:
 
 
 def test_three_seeds_are_recorded():
-    assert [load_run(run)[1] for run in RUNS] == [0, 1, 2]
+    found = [(profile.name, seed) for profile, seed in map(load_run, RUNS)]
+    assert found == [(name, seed) for name in ("cpu", "cpu_quick") for seed in range(3)]
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
@@ -48,7 +49,16 @@ def test_the_figures_follow_from_the_completions(run):
         asked = load_questions(profile, split, EVALUATION_SEED)
         before = frame[(frame["split"] == split) & (frame["which"] == "before")]
         assert before["question"].tolist() == asked["question"][:]
-        assert part["n"] == {"test": 200, "transfer": 100}[split]
+        assert part["n"] == {"test": 1, "transfer": 0.5}[split] * profile.num_eval
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_the_gain_is_what_the_course_promises(run):
+    part = json.loads((run / "evaluation.json").read_text())["splits"]["test"]
+    assert part["after"]["format"]["rate"] >= 0.95
+    for name, least in {"strict": 0.25, "lenient": 0.10}.items():
+        gain = part["difference"][name]
+        assert gain["mean"] >= least and gain["low"] > 0
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
