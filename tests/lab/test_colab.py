@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -39,7 +40,8 @@ def test_on_a_machine_of_ones_own_one_line_is_printed_and_nothing_done(capsys):
     for _ in range(2):
         colab.set_up()
         (line,) = capsys.readouterr().out.splitlines()
-        assert "| profile cpu (no CUDA GPU is visible) |" in line
+        chosen = r"\| profile cpu(_quick)? \(no CUDA GPU is visible; predicted minutes"
+        assert re.search(rf"{chosen} here: cpu \d+, cpu_quick \d+\) \|", line)
         for package in PACKAGES:
             assert f"{package} {metadata.version(package)}" in line
 
