@@ -11,12 +11,14 @@ import torch
 MOST = 15  # minutes of a run on a CPU; where `cpu` would take longer, it is `cpu_quick`
 BODY, HEAD = 106e6, 28e6  # weights of SmolLM2-135M: its layers, its output layer
 SHARED, OWN = 95, 25  # tokens of a prompt: what all begin with, the question's own
-UNTRAINED, TRAINED = 90, 35  # tokens of an answer, as measured
+# Tokens of an answer. A batch goes on until its last: the trained model's longest has
+# 35; the untrained one's have 37 on average and up to 128, and 90 fits the seconds.
+UNTRAINED, TRAINED = 90, 35
 # A run's seconds over those of its products alone, in the dtype that it uses and in
 # fp32 (attention, softmax, all else goes with that). Fitted to runs with AMX in bf16,
 # and with AVX2 in fp32.
 PRODUCTS, REST = 0.7, 1.9
-STOCK = 4  # a step of TRL's own against the faster one
+STOCK = 4  # a step of TRL's own against the faster one (tests/benchmark_step.py)
 
 
 @functools.cache
@@ -73,8 +75,6 @@ def plan(profile) -> str:
         return "How long it takes here is not known; a line after the first step tells."
     rate = ", ".join(f"{name} {gflops:.0f}" for name, gflops in speeds().items())
     shown = ", ".join(f"{part} {minutes:.1f}" for part, minutes in parts.items())
-    steps, all_of_it = profile.grpo["max_steps"], sum(parts.values())
-    return (
-        f"{profile.num_eval} problems before, {steps} steps, the problems again after. "
-        f"Predicted minutes here: {shown}, in all {all_of_it:.1f} (GFLOP/s: {rate})."
-    )
+    text = f"{profile.num_eval} problems before, {profile.grpo['max_steps']} steps, "
+    text += f"the problems again after. Predicted minutes here: {shown}, in all "
+    return text + f"{sum(parts.values()):.1f} (GFLOP/s: {rate})."

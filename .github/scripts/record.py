@@ -3,7 +3,7 @@
 `record.py --renew` makes the runs of cpu and cpu_quick with seeds 0, 1 and 2 in runs/
 first (where they are not there yet, or not finished), evaluates them, and executes all
 notebooks at the end: whatever the repository shows of these profiles, by one command,
-in about an hour.
+in an hour and a half (predicted), each on the kind of CPU that it is started on.
 
 Keeps what plots, widgets and tests read: config.json, log.jsonl, evaluation.json,
 evaluation.parquet, report.md with its figure, and the adapter in fp16. Draws
