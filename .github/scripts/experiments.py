@@ -15,7 +15,6 @@ import json
 import shutil
 import sys
 import time
-import tomllib
 from pathlib import Path
 
 import pandas as pd
@@ -36,23 +35,15 @@ from helpers import (  # noqa: E402  # noqa: E402
 )
 from helpers.generation import generate_completions  # noqa: E402
 from helpers.lab import bonus  # noqa: E402
+from helpers.lab.experiments import RECORDED, TABLE, profile_of  # noqa: E402
 from helpers.scoring import SCORES  # noqa: E402
 
-RECORDED = ROOT / "notebooks" / "recorded" / "experiments"
-TABLE = tomllib.loads((RECORDED / "experiments.toml").read_text(encoding="utf-8"))
 KEPT = (
     "step", "loss", "grad_norm", "learning_rate", "reward", "reward_std",
     "frac_reward_zero_std", "entropy", "completions/mean_length",
     "completions/clipped_ratio", "step_time",
 )  # fmt: skip
 TEXTS = 4  # texts kept of the first and the last step, and of the held-out problems
-
-
-def profile_of(name: str, changes: list[str] = ()) -> profiles.Profile:
-    """Return the profile of an experiment; `changes` come on top of its settings."""
-    base = profiles.PROFILES[TABLE["profile"]]
-    own = TABLE["runs"].get(name, {}).get("settings", [])
-    return profiles.override(base, [*TABLE["settings"], *own, *changes])
 
 
 def reward_funcs(name: str) -> list | None:
@@ -156,16 +147,21 @@ def make_base_rate(examples: int, out: Path, changes: list[str]) -> Path:
     return path
 
 
-def groups_of(run: Path, step: int) -> list[list[int]]:
-    """Return for each group of a step: how many are right, how many sums of points."""
+def groups_of(run: Path, step: int) -> list[list[int | None]]:
+    """Return for each group of a step: how many are right, how many sums of points.
+
+    None in place of the first where correctness is not among the rewards.
+    """
     name = f"completions_{step:05d}.parquet"
     frame = pd.read_parquet(run / "completions" / name)
     paid = frame.filter(like="reward_func")
     frame["sum"] = paid.sum(axis=1).round(6)
-    right = frame.get("correctness_reward_func", pd.Series(0.0, frame.index))
-    frame["right"] = right > 0
-    by_prompt = frame.groupby(frame["prompt"].map(str), sort=False)
-    return [[int(g["right"].sum()), int(g["sum"].nunique())] for _, g in by_prompt]
+    known = "correctness_reward_func" in frame
+    found = []
+    for _, rows in frame.groupby(frame["prompt"].map(str), sort=False):
+        right = int((rows["correctness_reward_func"] > 0).sum()) if known else None
+        found.append([right, int(rows["sum"].nunique())])
+    return found
 
 
 def texts_of(run: Path, step: int) -> list[dict]:
