@@ -21,7 +21,16 @@ HELPERS = ROOT / "helpers"
 ENGINE = ["errors", "prompts", "data", "rewards", "grpo", "scoring", "pace", "profiles"]
 ENGINE += ["models", "generation", "runs", "fast", "training", "evaluation"]
 ENGINE += ["preflight", "doctor"]
-LAB = ["bonus", "experiments", "plots", "budget", "dashboard", "widgets", "colab", "exercises"]
+LAB = [
+    "bonus",
+    "experiments",
+    "plots",
+    "budget",
+    "dashboard",
+    "widgets",
+    "colab",
+    "exercises",
+]
 ROOMS = [f"exercises.{path.stem}" for path in (HELPERS / "lab/exercises").glob("n*.py")]
 ORDER = ["helpers", *(f"helpers.{name}" for name in ENGINE), "helpers.lab"]
 ORDER += [f"helpers.lab.{name}" for name in (*LAB, *sorted(ROOMS))]
