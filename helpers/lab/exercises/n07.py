@@ -31,7 +31,7 @@ def check_clear(answer):
 
 
 @exercise
-def check_teaching(answer):
+def check_teaching_share(answer):
     """7.2: the share of groups of 8 that teach, from the rate of right answers."""
     cases = [torch.tensor(case) for case in ([0.1, 0.5], [0.0, 1.0], [0.02, 0.9])]
     mistakes = [
@@ -52,22 +52,24 @@ def check_two_averages(answer):
     """7.3: a mean rate put into the formula, and the mean of the formula."""
     if not isinstance(answer, dict) or set(answer) != {"from the mean", "mean of all"}:
         return "expected a dict with the keys from the mean, mean of all"
-    rates = torch.tensor([0.0, 0.0, 0.0, 0.8], dtype=torch.float64)
+    rates = torch.tensor([0.0, 0.0, 0.3, 0.9], dtype=torch.float64)
     pooled, each = float(share(rates.mean(), 4)), float(share(rates, 4).mean())
     first = {
-        1 - 0.8**4: "the groups that are right throughout are missing: p⁴",
+        1 - 0.7**4: "the groups that are right throughout are missing: p⁴",
         each: "that is the mean of the formula: which value goes under which key?",
     }
     second = {
         pooled: "that is the formula of the mean; apply it to each problem first",
         float(share(rates, 4).sum()): "that is the sum over four problems",
-        float(share(torch.tensor(0.8), 4)): "three of four problems teach nothing",
+        2 * each: "the two problems that teach nothing count as well: 4 in all",
     }
     hint = "put p = {} into 1 − p⁴ − (1 − p)⁴"
-    wrong = near(answer["from the mean"], pooled, first, hint.format("0.2, the mean,"))
+    wrong = near(
+        answer["from the mean"], pooled, first, hint.format("0.3, the mean,"), 0.005
+    )
     if wrong:
         return f"from the mean: {wrong}"
-    hint = hint.format("0, 0, 0 and 0.8") + ", then take the mean"
+    hint = hint.format("0, 0, 0.3 and 0.9") + ", then take the mean"
     wrong = near(answer["mean of all"], each, second, hint)
     return f"mean of all: {wrong}" if wrong else None
 
@@ -104,7 +106,7 @@ def check_format_share(answer):
 
 
 @exercise
-def check_hole(answer):
+def check_length_hole(answer):
     """7.6: a text without the right answer that earns more than an honest one."""
     if not isinstance(answer, str):
         return "expected a text, in quotes"
@@ -126,7 +128,7 @@ def check_hole(answer):
 
 
 @exercise
-def check_patch(answer):
+def check_bonus_patch(answer):
     """7.7: a bonus for reasoning that no longer pays for mere length."""
     if not callable(answer):
         return "pass the function itself, not what it returns"
