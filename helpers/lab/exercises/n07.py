@@ -147,8 +147,13 @@ def check_bonus_patch(answer):
     honest, endless = paid(HONEST), paid(layout("so 5 and 7 are " * 40))
     if honest <= 0:
         return "the honest text earns nothing: the bonus should still pay for reasoning"
-    if paid("so 5 and 7 are " * 40) >= honest:
-        return "a text without any tag still earns as much as the honest one"
+    untagged = paid("so 5 and 7 are " * 40)
+    if untagged >= 2:
+        return f"a text without any tag still earns {untagged:.2f}: the old hole"
+    if untagged >= honest:
+        return (
+            "a text without any tag earns as much as the honest one: a cap is not all"
+        )
     if paid("<reasoning>\n" + "so 5 and 7 are " * 40) >= honest:
         return "reasoning that never ends in an answer still earns as much"
     if endless >= 2:
