@@ -151,9 +151,7 @@ def check_bonus_patch(answer):
     if untagged >= 2:
         return f"a text without any tag still earns {untagged:.2f}: the old hole"
     if untagged >= honest:
-        return (
-            "a text without any tag earns as much as the honest one: a cap is not all"
-        )
+        return "a text without any tag earns as much as the honest: a cap is not all"
     if paid("<reasoning>\n" + "so 5 and 7 are " * 40) >= honest:
         return "reasoning that never ends in an answer still earns as much"
     if endless >= 2:
