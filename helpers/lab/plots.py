@@ -93,6 +93,21 @@ def plot_before_after(runs: list[Path], split: str = "test") -> Figure:
     return figure
 
 
+def plot_intervals(parts: dict[str, dict]) -> Figure:
+    """Return rates (dots) with their intervals (bars), one line a label.
+
+    `parts` maps a label to what `scoring.wilson_interval` returns.
+    """
+    figure = Figure(figsize=(7, 0.5 * len(parts)), layout="constrained")
+    axes = figure.subplots()
+    for place, part in enumerate(parts.values()):
+        axes.plot([100 * part["low"], 100 * part["high"]], [place] * 2, "C0", lw=4)
+        axes.plot(100 * part["rate"], place, "ko")
+    axes.set_yticks(range(len(parts)), list(parts))
+    axes.set(xlim=(0, 100), xlabel="% right: the rate (dot) and its 95% interval (bar)")
+    return figure
+
+
 def plot_rewards(run: Path) -> Figure:
     """Return the mean rewards of a run's completions over its steps.
 
