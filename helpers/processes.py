@@ -36,7 +36,7 @@ def check_start() -> None:
     if several and "WORLD_SIZE" not in os.environ:
         raise CourseError(
             "accelerate launch has started one process: on a CPU it needs MPI to start "
-            "several. Use torchrun --nproc-per-node 2 -m helpers train …"
+            "several. Use torchrun --standalone --nproc-per-node 2 -m helpers train …"
         )
 
 

@@ -1,7 +1,7 @@
 """One run on two processes: the same step as on one, and stopped, killed, resumed.
 
-A parent that has imported everything forks both, as test_two_processes.py does; one test
-starts them by torchrun.
+A parent that has imported everything forks both, as test_two_processes.py does; one
+test starts them by torchrun.
 """
 
 import json
@@ -23,8 +23,8 @@ from tests import ROOT
 from tests.tiny import SMALL, steps
 
 # Reads a line of JSON for each start, as Server.start writes it. Forks the processes,
-# each with files of its own for what it prints; says their numbers at once, and how they
-# ended at the end.
+# each with files of its own for what it prints; says their numbers at once, and at the
+# end how they ended.
 SERVER = """
     import json, os, socket, sys, traceback
     from pathlib import Path
@@ -164,7 +164,7 @@ def train(server, tiny_model, tmp_path):
     """A function that trains in tmp_path/run: a new run, or with no steps a resumed."""
 
     def begin(processes, steps=None, *more):
-        arguments = ["train", "--out", str(tmp_path / "run"), *more]
+        arguments = ["train", "--out", str(tmp_path / "run")]
         if steps is None:
             arguments.append("--resume")
         else:
@@ -172,6 +172,7 @@ def train(server, tiny_model, tmp_path):
             settings = [f"model={tiny_model}", f"max_steps={steps}", *SMALL]
             settings += ["eval_new_tokens=4", "per_device_train_batch_size=4"]
             arguments += [word for x in settings for word in ("--set", x)]
+        arguments += more
         folder = tmp_path / f"said-{time.monotonic_ns()}"
         return server.start(folder, processes, arguments)
 
@@ -331,11 +332,11 @@ def test_a_mistake_that_both_make_or_one_alone_is_said(train, tmp_path):
 
 
 def test_torchrun_ends_what_is_left_of_a_run_and_the_run_goes_on(tiny_model, tmp_path):
-    run, port = tmp_path / "run", "--master-port=0"
+    run = tmp_path / "run"
     settings = [f"model={tiny_model}", "max_steps=400", *SMALL, "eval_new_tokens=4"]
     words = [word for x in settings for word in ("--set", x)]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    launcher += [port, "-m", "helpers", "train", "--out", str(run)]
+    launcher += ["--standalone", "-m", "helpers", "train", "--out", str(run)]
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = [*launcher, "--profile", "smoke", *words]
     begun = subprocess.Popen(command, cwd=ROOT, **pipe)
