@@ -1,11 +1,11 @@
 """Measure a step on one and on two processes: measure_processes.py, for notebook 09.
 
 Writes notebooks/recorded/two_processes/measured.json: the seconds of each step's parts
-for 32 completions on one process with one thread, with two threads, and on two processes
-with one thread each; for 16 and 8 completions on one process with one thread; and the
-seconds that adding up the adapter's gradients takes. All completions have 48 tokens and
-random rewards, so each step has as much to do. Takes some ten minutes on two cores, which
-nothing else should use.
+for 32 completions on one process with one thread, with two threads, and on two
+processes with one thread each; for 16 and 8 completions on one process with one thread;
+and the seconds that adding up the adapter's gradients takes. All completions have 48
+tokens and random rewards, so each step has as much to do. Takes some ten minutes on two
+cores, which nothing else should use.
 """
 
 import datetime
