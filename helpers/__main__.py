@@ -144,6 +144,8 @@ def evaluate(args: argparse.Namespace) -> int:
     from . import evaluation, models, profiles, runs
 
     run, (profile, _) = args.run, runs.load_run(args.run)
+    if number() > 1:
+        raise CourseError("evaluate is made for one process: python -m helpers …")
     profiles.check_device(profile)
     with runs.holding(run):
         model, tokenizer = models.load_trained(profile, run / "adapter")

@@ -324,7 +324,7 @@ def test_where_one_is_killed_the_other_ends_in_one_line_and_the_run_goes_on(
     assert steps(run) == list(range(1, kept + 2))
 
 
-def test_a_mistake_that_both_make_or_one_alone_is_said(train, tmp_path):
+def test_a_step_that_two_cannot_share_is_one_line_and_makes_nothing(train, tmp_path):
     begun = train(2, 4, "--set", "per_device_train_batch_size=3")
     assert begun.end() == [2, 2]
     line = "error: 2 processes divide neither of per_device_train_batch_size=3 and "
