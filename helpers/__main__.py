@@ -2,11 +2,13 @@
 
 import argparse
 import io
+import os
 import sys
 import time
 from pathlib import Path
 
 from . import CourseError
+from .processes import ProcessLost, ending_together, is_main, number
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,16 +17,22 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # Windows' own encoding has no arrow
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8")
+    if not is_main():  # one process prints
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        os.environ["TQDM_DISABLE"] = "1"
     try:
         return args.command(args)
     except ImportError as error:
         print(f"error: {error}; run pip install -r requirements.txt", file=sys.stderr)
         return 2
     except (CourseError, OSError) as error:
+        if not is_main() and not isinstance(error, ProcessLost):
+            time.sleep(3)  # where the main one has the same to say, it ends them all
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        print(f"Stopped. {interrupt}", file=sys.stderr)
+        if is_main():
+            print(f"Stopped. {interrupt}", file=sys.stderr)
         return 130
 
 
@@ -61,6 +69,8 @@ def parser() -> argparse.ArgumentParser:
 
 def train(args: argparse.Namespace) -> int:
     """Evaluate the untrained model, train it, evaluate it again, and report."""
+    from accelerate.utils import broadcast_object_list, gather_object
+
     from . import data, evaluation, fast, models, preflight, profiles, runs, training
     from .pace import plan
 
@@ -83,25 +93,31 @@ def train(args: argparse.Namespace) -> int:
     profiles.check_device(profile)
     settings = {"seed": seed, "report_to": args.report_to}
     profiles.grpo_config(profile, run, **settings)  # a bad setting is said at once
+    settled = [models.settle_dtype(profile), run]
+    profile, run = broadcast_object_list(settled)  # the main process's
     questions = evaluation.load_questions(profile, "train", seed)
-    profile = models.settle_dtype(profile)
     model, tokenizer = models.load_model_and_tokenizer(
         profile.model, profile.dtype, profile.device
     )
     questions = data.drop_long_prompts(questions, tokenizer, profile.max_prompt_length)
-    if not args.resume:
+    if not args.resume and is_main():
         runs.create_run(run, profile, seed)
     print(f"run {run}: {profile.model} in {profile.dtype}, seed {seed}")
+    if number() > 1:
+        unmeasured = " (on GPUs: not measured)" * (profile.device == "gpu")
+        print(f"{number()} processes share the completions of a step{unmeasured}")
     if not args.resume:
         print(plan(profile), flush=True)
     go_on = f"python -m helpers train --resume --out {run}"
     try:
-        with runs.holding(run):
+        with ending_together(go_on), runs.holding(run):
+            gather_object([None])  # the run's folder is there
             if not (run / "adapter" / "adapter_config.json").exists():
                 trainer, profile = preflight.fit(
                     profile, run, model, tokenizer, questions, **settings
                 )
-                runs.update_profile(run, profile)
+                if is_main():
+                    runs.update_profile(run, profile)
                 with trainer.model.disable_adapter():
                     for which in ("before", "few_shot"):
                         evaluation.evaluate_part(
@@ -128,6 +144,8 @@ def evaluate(args: argparse.Namespace) -> int:
     from . import evaluation, models, profiles, runs
 
     run, (profile, _) = args.run, runs.load_run(args.run)
+    if number() > 1:
+        raise CourseError("evaluate is made for one process: python -m helpers …")
     profiles.check_device(profile)
     with runs.holding(run):
         model, tokenizer = models.load_trained(profile, run / "adapter")
@@ -147,6 +165,8 @@ def report(run: Path) -> None:
     from . import evaluation
     from .lab import plots
 
+    if not is_main():
+        return
     text = evaluation.report(run)
     plots.plot_rewards(run).savefig(run / "rewards.png", dpi=120)
     figure = "![Mean reward per step, in all and by function](rewards.png)"

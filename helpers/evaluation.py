@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 
 import pandas as pd
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset
 
 from . import CourseError
@@ -12,6 +14,7 @@ from .data import drop_long_prompts, get_arithmetic_questions, get_gsm8k_questio
 from .errors import explained
 from .generation import generate_completions
 from .models import cache_folder
+from .processes import is_main
 from .profiles import Profile
 from .prompts import SYSTEM_PROMPT, WORKED_EXAMPLES
 from .runs import load_run, write_atomically
@@ -38,11 +41,16 @@ def load_questions(
 
 
 def answer_questions(profile: Profile, model, tokenizer, questions) -> pd.DataFrame:
-    """Return one row per problem: question, answer, completion, cut_off and scores."""
-    prompts, size = questions["prompt"][:], profile.eval_batch_size
-    written = generate_completions(
-        model, tokenizer, prompts, profile.eval_new_tokens, batch_size=size
-    )
+    """Return one row per problem: question, answer, completion, cut_off and scores.
+
+    Several processes share the problems; each gets all rows.
+    """
+    state, size = PartialState(profile.device == "cpu"), profile.eval_batch_size
+    with state.split_between_processes(questions["prompt"][:]) as prompts:
+        written = generate_completions(
+            model, tokenizer, prompts, profile.eval_new_tokens, batch_size=size
+        )
+    written = gather_object(written)[: len(questions)]
     frame = questions.to_pandas().filter(["question", "answer", "operation"])
     frame["completion"] = [text for ((text, _),) in written]
     frame["cut_off"] = [cut_off for ((_, cut_off),) in written]
@@ -120,7 +128,7 @@ def evaluate_part(
             asked = load_questions(profile, split, EVALUATION_SEED)
             asked = drop_long_prompts(asked, tokenizer, profile.max_prompt_length)
             frame = answer_questions(profile, model, tokenizer, asked)
-    if frame is not None:
+    if frame is not None and is_main():
         record(run, split, which, frame)
 
 

@@ -25,6 +25,7 @@ from . import ROOT, CourseError
 from .errors import storing
 from .models import damage
 from .pace import speeds
+from .processes import is_main
 from .profiles import Profile, differences
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
@@ -53,7 +54,7 @@ def last_beat(run: Path) -> tuple[str, float]:
 def check_hold(run: Path) -> None:
     """Raise CourseError if another process works in a run that this one held."""
     who, _ = last_beat(run)
-    if who not in (HELD.get(run.resolve()), "another process"):
+    if is_main() and who not in (HELD.get(run.resolve()), "another process"):
         raise CourseError(
             f"{who} has gone on with {run}; this process leaves it alone."
         )
@@ -65,9 +66,9 @@ def holding(run: Path):
 
     A file lock tells the processes of a machine apart. It does not reach over a network
     drive: there heartbeat.json says who was there in the last two minutes. A process
-    may hold a run twice.
+    may hold a run twice; of several that share it, the main one holds it for all.
     """
-    if run.resolve() in HELD:
+    if run.resolve() in HELD or not is_main():
         yield
         return
     here, lock = platform.node(), FileLock(run / ".lock", blocking=False)
