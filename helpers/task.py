@@ -81,7 +81,7 @@ def load_task(file: str | Path) -> Task:
             raise CourseError(f"{path.name}: {mistake}")
 
     for name in ("questions", "reward_funcs"):
-        demand(name in found, f"{name} is missing; helpers/task.py says what it is")
+        demand(name in found, f"there is no {name}; helpers/task.py says what it is")
     funcs, questions = found["reward_funcs"], found["questions"]
     demand(callable(questions), "questions is no function: def questions(split):")
     good = isinstance(funcs, list) and funcs and all(map(callable, funcs))
@@ -180,6 +180,8 @@ def get_task_questions(
         row | {"prompt": chat(task, row, num_examples), "question": asked(row)}
         for row in task.rows[split][:max_samples]
     ]
+    if not rows:
+        raise CourseError(f"{Path(file).name} {split}: no problems; one is needed")
     return Dataset.from_list(rows)
 
 

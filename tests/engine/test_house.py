@@ -18,10 +18,10 @@ from tests import ROOT
 HELPERS = ROOT / "helpers"
 # Top to bottom: a module imports only from those above it. The engine, then the lab,
 # and last the command line, the one part of the engine that may use the lab.
-ENGINE = ["errors", "prompts", "data", "rewards", "grpo", "scoring", "pace", "profiles"]
-ENGINE += ["models", "generation", "runs", "fast", "training", "evaluation"]
+ENGINE = ["errors", "prompts", "data", "rewards", "grpo", "scoring", "task", "pace"]
+ENGINE += ["profiles", "models", "generation", "runs", "fast", "training", "evaluation"]
 ENGINE += ["preflight", "doctor"]
-LAB = ["plots", "budget", "dashboard", "widgets", "colab", "exercises"]
+LAB = ["plots", "budget", "dashboard", "widgets", "colab", "own_task", "exercises"]
 ROOMS = [f"exercises.{path.stem}" for path in (HELPERS / "lab/exercises").glob("n*.py")]
 ORDER = ["helpers", *(f"helpers.{name}" for name in ENGINE), "helpers.lab"]
 ORDER += [f"helpers.lab.{name}" for name in (*LAB, *sorted(ROOMS))]
