@@ -8,7 +8,7 @@ in an hour and a half (predicted), each on the kind of CPU that it is started on
 
 Keeps what plots, widgets and tests read: config.json, log.jsonl, evaluation.json,
 evaluation.parquet, report.md with its figure, a task's file, and the adapter in fp16
-(of the profiles alone). Draws before_after.png from those of cpu.
+(of the profiles alone). Draws before_after.png where one is of cpu.
 """
 
 import shutil
@@ -72,7 +72,8 @@ if __name__ == "__main__":
     else:
         folders = [record(Path(run)) for run in sys.argv[1:]]
     cpu = sorted(RECORDED.glob("cpu-seed*"))
-    plot_before_after(cpu).savefig(RECORDED / "before_after.png", dpi=110)
+    if set(folders) & set(cpu):
+        plot_before_after(cpu).savefig(RECORDED / "before_after.png", dpi=110)
     print("\n".join(str(folder.relative_to(ROOT)) for folder in folders))
     if renew and not sys.argv[2:]:
         python(".github/scripts/notebooks.py", "run")
