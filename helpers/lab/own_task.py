@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from IPython import get_ipython
+
 from .. import CourseError
 
 
@@ -22,8 +24,9 @@ def join_parts(name: str, sources: list[str]) -> str:
     return "\n\n\n".join(parts[number] for number in sorted(parts)) + "\n"
 
 
-def write_parts(name: str, sources: list[str]) -> Path:
-    """Write that file into the folder of the notebook; return its path."""
+def write_parts(name: str) -> Path:
+    """Write that file of the cells run so far into this folder; return its path."""
     path = Path(name)
-    path.write_text(join_parts(path.name, sources), encoding="utf-8")
+    cells = get_ipython().user_ns["In"]
+    path.write_text(join_parts(path.name, cells), encoding="utf-8")
     return path

@@ -11,8 +11,8 @@ GOLD = {"name": "Bo", "age": 59, "city": "Lima"}
 
 
 @exercise
-def check_points(answer):
-    """10.1: what the four rewards pay in all for five completions."""
+def check_object_points(answer):
+    """10.2: what the four rewards pay in all for five completions."""
     right = {"A": 4.0, "B": 5 / 3, "C": 0.0, "D": 7 / 6, "E": 1.5}
     hints = {
         "A": "an object has no order: {age, name} is {name, age}",
@@ -38,7 +38,7 @@ def check_points(answer):
 
 @exercise
 def check_hack(answer):
-    """10.2: a text that a naive reward pays in full, and that is not the object."""
+    """10.1: a text that a naive reward pays in full, and that is not the object."""
     if not isinstance(answer, str):
         return "the answer is a text, in quotes"
     missing = [str(v) for v in GOLD.values() if str(v) not in answer]
@@ -91,6 +91,7 @@ def check_five_words(answer):
     cases = {
         "red green blue black white": "five words",
         "red green blue black": "four words",
+        "red  green blue black white": "five words, two spaces",
         "red green blue black white grey": "six words",
         "go go go go go": "one word, five times",
         "Go now, go and see": "Go and go are one word",
