@@ -1,7 +1,7 @@
 """The engine of the course *GRPO, step by step*; the lab beside it shows things.
 
 Read the modules in this order, in which imports go: prompts, data, rewards, grpo,
-scoring, profiles, models, generation, runs, fast, training, evaluation, preflight,
+scoring, task, profiles, models, generation, runs, fast, training, evaluation, preflight,
 doctor, __main__.
 """
 

@@ -89,11 +89,9 @@ def load_task(file: str | Path) -> Task:
     names = [getattr(func, "__name__", repr(func)) for func in funcs]
     demand(len(set(names)) == len(names), f"two rewards have one name: {names}")
     scores = found.get("scores", {"strict": funcs[0]})
-    good = isinstance(scores, dict) and "strict" in scores and set(scores) <= {*SCORES}
+    good = isinstance(scores, dict) and {"strict"} <= set(scores) <= {*SCORES}
     good = good and all(map(callable, scores.values()))
-    demand(
-        good, "scores is no dict {'strict': function}, with format and lenient or not"
-    )
+    demand(good, "scores is no dict {'strict': function, …}, of " + ", ".join(SCORES))
     system, examples = found.get("system_prompt", ""), found.get("examples", [])
     demand(isinstance(system, str), "system_prompt is no text")
     good = isinstance(examples, list) and all(
@@ -101,22 +99,27 @@ def load_task(file: str | Path) -> Task:
         for pair in examples
     )
     demand(good, "examples is no list of pairs of texts, (question, reply)")
+    task = Task({}, funcs, scores, system, examples)
     if kept(path, "test").exists():
-        rows = {s: parquet.read_table(kept(path, s)).to_pylist() for s in SPLITS}
-        return Task(rows, funcs, scores, system, examples)
-    rows = {split: read_rows(path, questions, split) for split in SPLITS}
-    train, test = ({asked(row) for row in rows[split]} for split in SPLITS)
+        for split in SPLITS:
+            task.rows[split] = parquet.read_table(kept(path, split)).to_pylist()
+        return task
+    for split in SPLITS:
+        asking = f"questions({split!r})"
+        with one_line(path, asking):
+            task.rows[split] = checked_rows(questions(split), asking)
+    train, test = ({asked(row) for row in task.rows[split]} for split in SPLITS)
     for what, texts in (("train", train), ("examples", {text for text, _ in examples})):
         both = sorted(test & texts)
         mistake = f"{len(both)} of {len(test)} test questions are in {what} too"
         demand(not both, f"{mistake}, such as {both[:1]}")
-    task = Task(rows, funcs, scores, system, examples)
+    count = len(ODD_TEXTS)
+    some = [row | {"prompt": chat(task, row)} for row in task.rows["train"][:count]]
+    some = (some * count)[: 2 * count]
+    texts = ODD_TEXTS + [str(row["answer"]) for row in some[count:]]
     for func in dict.fromkeys([*funcs, *scores.values()]):
-        some = rows["train"][: len(ODD_TEXTS)]
-        some = (some * len(ODD_TEXTS))[: 2 * len(ODD_TEXTS)]
-        texts = ODD_TEXTS + [str(row["answer"]) for row in some[: len(ODD_TEXTS)]]
-        with one_line(path, getattr(func, "__name__", "a function")):
-            call(func, [row | {"prompt": chat(task, row)} for row in some], texts)
+        with one_line(path, "a reward"):
+            call(func, some, texts)
     return task
 
 
@@ -203,30 +206,27 @@ def keep_task(file: str | Path, run: Path, counts: dict[str, int]) -> None:
         parquet.write_table(table, kept(copy, split))
 
 
-def read_rows(path: Path, questions, split: str) -> list[dict]:
-    """Return the rows of a split as the data set will hold them, all checked."""
-    call = f"questions({split!r})"
-    with one_line(path, call):
-        found = questions(split)
+def checked_rows(found, asking: str) -> list[dict]:
+    """Return the rows of a split; CourseError says what is wrong with one."""
     if not isinstance(found, list | Dataset) or not len(found):
         wanted = "wanted are rows, as a list of dicts or a datasets.Dataset"
         got = "nothing" if isinstance(found, list | Dataset) else type(found).__name__
-        raise CourseError(f"{path.name}: {call} returned {got}; {wanted}")
+        raise CourseError(f"{asking} returned {got}; {wanted}")
     rows = list(found)
     for number, row in enumerate(rows):
         if mistake := row_mistake(row, rows[0]):
-            raise CourseError(f"{path.name}: {call}, row {number}: {mistake}")
+            raise CourseError(f"{asking}, row {number}: {mistake}")
     try:
         stored = pyarrow.Table.from_pylist(rows).to_pylist()
     except (ValueError, TypeError, OverflowError) as error:  # pyarrow's among them
         reason = str(error).partition("\n")[0]
-        raise CourseError(f"{path.name}: {call} cannot be stored: {reason}") from error
+        raise CourseError(f"{asking} cannot be stored: {reason}") from error
     for number, (row, other) in enumerate(zip(rows, stored, strict=True)):
         for name in row:
             if row[name] != other[name]:
                 change = f"{name} {row[name]!r:.60} would be {other[name]!r:.60}"
                 way = "keep it as a text (json.dumps)"
-                raise CourseError(f"{path.name}: {call}, row {number}: {change}; {way}")
+                raise CourseError(f"{asking}, row {number}: {change}; {way}")
     return rows
 
 
@@ -243,12 +243,9 @@ def row_mistake(row: object, first: dict) -> str | None:
     text = row.get("question", "-")
     if not (isinstance(text, str) and text.strip()):
         return f"question is {text!r:.60}, no text"
-    chat = row.get("prompt", [{"role": "user", "content": "-"}])
-    if not (
-        isinstance(chat, list)
-        and chat
-        and all(isinstance(m, dict) and {*m} >= {"role", "content"} for m in chat)
-    ):
+    said = row.get("prompt", [{"role": "user", "content": "-"}])
+    good = isinstance(said, list) and said and all(isinstance(m, dict) for m in said)
+    if not (good and all({"role", "content"} <= m.keys() for m in said)):
         return "prompt is no chat, [{'role': …, 'content': …}]; a text is a question"
     return None
 

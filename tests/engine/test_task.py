@@ -180,7 +180,7 @@ BROKEN = {
     "scores of other names": (
         "reward_funcs =",
         'scores = {"right": correct}\nreward_funcs =',
-        "say.py: scores is no dict {'strict': function}, with format and lenient",
+        "say.py: scores is no dict {'strict': function, …}, of format, strict, lenient",
     ),
     "a score that raises": (
         "reward_funcs =",
