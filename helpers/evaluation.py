@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ from .data import drop_long_prompts, get_arithmetic_questions, get_gsm8k_questio
 from .errors import explained
 from .generation import generate_completions
 from .models import cache_folder
-from .profiles import Profile
+from .profiles import MICRO_BATCH, Profile
 from .prompts import SYSTEM_PROMPT, WORKED_EXAMPLES
 from .runs import load_run, write_atomically
 from .scoring import SCORES, score, summarize
@@ -32,12 +33,18 @@ def load_questions(
     count = counts.get(split, profile.num_eval)
     examples = profile.num_examples if num_examples is None else num_examples
     if profile.dataset == "arithmetic":
-        return get_arithmetic_questions(split, count, seed, examples)
-    if profile.dataset == "gsm8k":
-        return get_gsm8k_questions(split, count, num_examples=examples)
-    if is_task(profile.dataset):
-        return get_task_questions(profile.dataset, split, count, examples)
-    raise CourseError(f"no data set {profile.dataset!r}; use {' or '.join(SPLITS)}")
+        found = get_arithmetic_questions(split, count, seed, examples)
+    elif profile.dataset == "gsm8k":
+        found = get_gsm8k_questions(split, count, num_examples=examples)
+    elif is_task(profile.dataset):
+        found = get_task_questions(profile.dataset, split, count, examples)
+    else:
+        raise CourseError(f"no data set {profile.dataset!r}; use {' or '.join(SPLITS)}")
+    rows = math.prod(profile.grpo[name] for name in MICRO_BATCH)
+    groups = rows // profile.grpo["num_generations"]
+    if split == "train" and len(found) < groups:  # TRL would do no step at all
+        raise CourseError(f"{len(found)} problems to train on; a step takes {groups}")
+    return found
 
 
 def answer_questions(profile: Profile, model, tokenizer, questions) -> pd.DataFrame:

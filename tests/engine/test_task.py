@@ -244,8 +244,10 @@ def test_a_file_that_is_none_is_one_line(capsys, at_work):
     line = error_of(
         capsys, *train, write(at_work), "--set", "num_eval=-2", "--set", "num_train=0"
     )
-    (at_work / "say.py").unlink()
     assert "say.py train: no problems; one is needed" in line
+    line = error_of(capsys, *train, at_work / "say.py", "--set", "num_train=1")
+    assert "1 problems to train on; a step takes 2" in line
+    (at_work / "say.py").unlink()
     assert everything(at_work) == before
 
 
