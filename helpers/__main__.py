@@ -43,6 +43,8 @@ def parser() -> argparse.ArgumentParser:
     p = commands.add_parser("train", help="evaluate, train, evaluate again, report")
     p.set_defaults(command=train)
     p.add_argument("--profile", help="article, t4, t4_quick, cpu, cpu_quick or smoke")
+    text = "your own problems and rewards, a Python file as helpers/task.py says"
+    p.add_argument("--task", type=Path, metavar="FILE", help=text)
     p.add_argument("--seed", type=int, help="of training and its problems (default 0)")
     p.add_argument("--out", type=Path, metavar="FOLDER", help="the run's folder")
     p.add_argument("--resume", action="store_true", help="go on with --out's run")
@@ -78,7 +80,8 @@ def train(args: argparse.Namespace) -> int:
     if args.trainer:
         args.set.append(f"trainer={args.trainer}")
     if args.resume:
-        if run is None or args.profile or args.set or args.seed is not None:
+        given = args.profile or args.set or args.task
+        if run is None or given or args.seed is not None:
             raise CourseError(
                 "--resume wants --out FOLDER; it keeps the run's settings"
             )
@@ -86,6 +89,7 @@ def train(args: argparse.Namespace) -> int:
     else:
         profile, reason = profiles.choose_profile(args.profile)
         profile, seed = profiles.override(profile, args.set), args.seed or 0
+        profile = profiles.with_task(profile, args.task) if args.task else profile
         fast.trainer_class(profile)  # a wrong name is said at once
         run = run or Path("runs", time.strftime(f"%Y%m%d-%H%M%S-{profile.name}"))
         runs.check_new(run)
@@ -102,6 +106,7 @@ def train(args: argparse.Namespace) -> int:
     questions = data.drop_long_prompts(questions, tokenizer, profile.max_prompt_length)
     if not args.resume and is_main():
         runs.create_run(run, profile, seed)
+        profile, _ = runs.load_run(run)  # a task is read from the run's copy now
     print(f"run {run}: {profile.model} in {profile.dtype}, seed {seed}")
     if number() > 1:
         unmeasured = " (on GPUs: not measured)" * (profile.device == "gpu")
@@ -149,7 +154,7 @@ def evaluate(args: argparse.Namespace) -> int:
     profiles.check_device(profile)
     with runs.holding(run):
         model, tokenizer = models.load_trained(profile, run / "adapter")
-        for split in evaluation.SPLITS[profile.dataset]:
+        for split in evaluation.SPLITS.get(profile.dataset, ("test",)):
             with model.disable_adapter():
                 evaluation.evaluate_part(run, split, "before", model, tokenizer)
                 evaluation.evaluate_part(

@@ -19,6 +19,7 @@ from . import GIB, CourseError
 from .pace import MOST, predicted_minutes
 from .processes import check_start, number
 from .rewards import ARTICLE_REWARD_FUNCS, REWARD_FUNCS
+from .task import is_task, load_task
 
 EMBEDDED_MODEL = SMOL = "SmolLM2-135M-Instruct"
 QWEN = "Qwen/Qwen2.5-1.5B-Instruct"
@@ -58,11 +59,21 @@ class Profile:
 
     @property
     def reward_funcs(self) -> list:
-        """The reward functions: all five, or the article's four."""
+        """The reward functions: all five, the article's four, or the task's own."""
+        if is_task(self.dataset):
+            return load_task(self.dataset).reward_funcs
         known = {"all": REWARD_FUNCS, "article": ARTICLE_REWARD_FUNCS}
         if self.rewards not in known:
             raise CourseError(f"rewards is {self.rewards!r}; use 'all' or 'article'")
         return known[self.rewards]
+
+
+def with_task(profile: Profile, file: str | Path) -> Profile:
+    """Return a profile that takes problems and rewards from a task file (`task`)."""
+    name = f"{profile.name}-{Path(file).stem}"
+    if not is_task(str(file)):
+        raise CourseError(f"the task {file} is no Python file (.py)")
+    return replace(profile, name=name, dataset=str(file), rewards="task")
 
 
 def _column(index: int) -> Profile:
@@ -144,6 +155,9 @@ def differences(one: Profile, other: Profile) -> list[str]:
     free = {"eval_batch_size"} | ({"dtype"} if other.device == "cpu" else set())
     names = [name for name in OWN if name not in free]
     changed = [name for name in names if getattr(one, name) != getattr(other, name)]
+    files = [Path(each.dataset) for each in (one, other) if is_task(each.dataset)]
+    if len({file.read_text(encoding="utf-8") for file in files}) == 1 < len(files):
+        changed = [name for name in changed if name != "dataset"]  # a run keeps a copy
     for mine, its in ((one.lora, other.lora), (one.grpo, other.grpo)):
         both = sorted((mine.keys() | its.keys()) - set(MICRO_BATCH))
         changed += [name for name in both if mine.get(name) != its.get(name)]

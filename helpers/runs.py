@@ -27,6 +27,7 @@ from .models import damage
 from .pace import speeds
 from .processes import is_main
 from .profiles import Profile, differences
+from .task import is_task, keep_task
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
@@ -141,18 +142,26 @@ def create_run(run: Path, profile: Profile, seed: int) -> None:
     commit = None
     with contextlib.suppress(FileNotFoundError):  # no git here
         commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    config = {"profile": dataclasses.asdict(profile), "seed": seed}
+    config = {"profile": stored(profile), "seed": seed}
     config |= {"machine": machine(), "commit": commit, "started": time.time()}
     with storing(run):
         run.mkdir(parents=True, exist_ok=True)
+        if is_task(profile.dataset):
+            counts = {"train": profile.num_train, "test": profile.num_eval}
+            keep_task(profile.dataset, run, counts)
         write_atomically(run / "config.json", json.dumps(config, indent=1))
+
+
+def stored(profile: Profile) -> dict:
+    """Return what config.json says of a profile: a task's file lies beside it."""
+    return dataclasses.asdict(profile) | {"dataset": Path(profile.dataset).name}
 
 
 def update_profile(run: Path, profile: Profile) -> None:
     """Put the profile into a run's config.json where it differs from the one there."""
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    if config["profile"] != dataclasses.asdict(profile):
-        config["profile"] = dataclasses.asdict(profile)
+    if config["profile"] != stored(profile):
+        config["profile"] = stored(profile)
         with storing(run):
             write_atomically(run / "config.json", json.dumps(config, indent=1))
 
@@ -161,7 +170,10 @@ def load_run(run: Path) -> tuple[Profile, int]:
     """Return (profile, seed) of a run; CourseError if the folder holds none."""
     try:
         config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        return Profile(**config["profile"]), config["seed"]
+        profile = Profile(**config["profile"])
+        if is_task(profile.dataset):
+            profile = dataclasses.replace(profile, dataset=str(run / profile.dataset))
+        return profile, config["seed"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CourseError(f"{run} is not a run's folder: {error!r}") from error
 

@@ -181,6 +181,7 @@ def finished_run(profile, folder: Path) -> tuple[Path, str]:
     when it holds an adapter. Where none is, it is the recorded run `cpu-seed0`, and the
     line says why.
     """
+    from ..profiles import PROFILES
     from ..runs import load_run
 
     found = []
@@ -201,6 +202,6 @@ def finished_run(profile, folder: Path) -> tuple[Path, str]:
         line += " (KEEP_ON_DRIVE is off)"
     if (model := load_run(run)[0].model) != profile.model:
         line += f"; its model is another, {model}"
-    if others := sorted({of for *_, of in found} - {"smoke"}):
+    if others := sorted({of for *_, of in found} & PROFILES.keys() - {"smoke"}):
         line += f". To see one of {others[0]}, set GRPO_PROFILE={others[0]}"
     return run, line

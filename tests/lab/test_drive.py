@@ -145,3 +145,17 @@ def test_05_refuses_a_gpu_profile_before_it_makes_anything(drive, monkeypatch):
     with pytest.raises(CourseError, match=r"^profile t4_quick: .*no CUDA GPU"):
         exec(source("05", "^KEEP_ON_DRIVE = True  # @param"), {})
     assert not drive.exists()
+
+
+def test_06_leaves_a_run_of_a_task_of_ones_own_alone(
+    capsys, course, drive, monkeypatch
+):
+    monkeypatch.setenv("GRPO_PROFILE", "cpu_quick")
+    config = copy("cpu-seed1", drive, 1000) / "config.json"
+    text = config.read_text().replace('"arithmetic"', '"my_task.py"')
+    config.write_text(text.replace('"name": "cpu"', '"name": "cpu_quick-my_task"'))
+    run, lines = examine(capsys)
+    assert run == course / "notebooks" / "recorded" / "cpu-seed0"
+    assert lines[0].endswith(
+        "no finished run of cpu_quick is on Google Drive or this machine"
+    )
