@@ -13,8 +13,8 @@ def test_rates_carry_their_intervals():
     (axes,) = plots.plot_rates(frames, ["strict"]).axes
     part = wilson_interval(3, 4)
     bar, dot = axes.lines[:2]
-    assert bar.get_xdata() == [100 * part["low"], 100 * part["high"]]
-    assert dot.get_xdata() == [75] and dot.get_ydata() == [0]
+    assert list(bar.get_xdata()) == [100 * part["low"], 100 * part["high"]]
+    assert (*dot.get_xdata(), *dot.get_ydata()) == (75, 0)
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels == ["a", "b"] and axes.yaxis_inverted()
 
@@ -35,4 +35,4 @@ def test_groups_that_teach_lie_where_they_were_counted():
     (axes,) = figure.axes
     assert [line.get_ydata()[-1] for line in axes.lines[:3]] == [2, 4, 8]
     point = axes.lines[3]
-    assert (point.get_xdata(), point.get_ydata()) == ([0.5], [0.5])
+    assert (*point.get_xdata(), *point.get_ydata()) == (0.5, 0.5)
