@@ -48,9 +48,13 @@ def shade_points(table: pd.DataFrame, points: list[str]):
         return [f"background:rgba(0,114,178,{0.6 * share:.2f})" for share in shares]
 
     look = {"text-align": "left", "font-size": "85%", "padding": "1px 6px"}
-    look |= {"background": "white", "color": "black"}
+    look |= {"background": "white", "color": "black", "overflow-wrap": "anywhere"}
     style = table.style.format(escape="html").format("{:g}", points)
     style = style.set_properties(**look).hide(axis="index")
+    texts = table.columns.difference(
+        points
+    )  # a column of points is as wide as its name
+    style = style.set_properties(subset=texts, **{"min-width": "7em"})
     return style.apply(shade, subset=points)
 
 
