@@ -1,10 +1,11 @@
-"""Figures of small tensors, for notebook 03: a group, the clip, pushes, weights.
+"""Figures of small tensors, for notebooks 03 and 04, that no run has to be read for.
 
 Where a curve or a bar needs a colour it takes the palette of `plots`.
 """
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from ..grpo import clipped_loss
 from .plots import STYLES
@@ -111,4 +112,90 @@ def plot_bands(curves: dict[str, torch.Tensor], ylabel: str, window: int = 5) ->
     axes.set(xlabel="step", ylabel=ylabel)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def plot_adapter(size: int, r: int) -> Figure:
+    """Return a square matrix and the two thin ones of its adapter, drawn to scale."""
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes, red = figure.subplots(), "#D55E00"
+    half, gap = size / 2, size / 24
+    axes.add_patch(Rectangle((0, 0), size, size, color=GREY))
+    axes.add_patch(Rectangle((1.5 * size, 0), r, size, color=red))
+    axes.add_patch(Rectangle((1.63 * size, size - r), size, r, color=BLUE))
+    middle = {"ha": "center", "va": "center"}
+    axes.text(half, half, f"W, frozen\n{size * size:,} weights", **middle)
+    axes.text(1.25 * size, half, "+   α/r ·", **middle)
+    below = {"ha": "center", "va": "top"}
+    axes.text(1.5 * size, -gap, f"B\n{size * r:,}", color=red, **below)
+    axes.text(2.13 * size, size - gap, f"A\n{size * r:,}", color=BLUE, **below)
+    axes.set(xlim=(-20, 2.67 * size), ylim=(-6 * gap, size + 30), aspect="equal")
+    axes.axis("off")
+    return figure
+
+
+def plot_errors(curves: dict[str, list], x: list, xlabel: str, ylabel: str) -> Figure:
+    """Return named curves with logarithmic errors; x too where it is not steps."""
+    figure = Figure(figsize=(7, 2.8), layout="constrained")
+    axes = figure.subplots()
+    for (name, values), (color, dashes) in zip(curves.items(), LOOKS, strict=False):
+        axes.plot(x, values, color=color, linestyle=dashes, label=name)
+    axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log")
+    axes.set_xscale("linear" if xlabel == "step" else "log")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def plot_formats(formats: dict[str, torch.dtype]) -> Figure:
+    """Return how far the nearest number of each format is from a given one."""
+    values = torch.logspace(-45, 38, 8301, dtype=torch.float64)
+    curves = {}
+    for name, dtype in formats.items():
+        near = values.to(dtype).double()
+        error = ((near - values).abs() / values).nan_to_num(1).clamp(max=1)
+        curves[name] = error.unfold(0, 31, 1).amax(-1)  # the worst of a neighbourhood
+    about = "size of the number", "error, relative"
+    figure = plot_errors(curves, values[15:-15], *about)
+    axes = figure.axes[0]
+    axes.axvspan(2**-24, 2**-14, color=BLUE, alpha=0.12, lw=0)
+    axes.text(2e-6, 3e-8, "fp16 has\nfewer digits", fontsize="small", ha="center")
+    return figure
+
+
+def plot_sizes(sizes: torch.Tensor, power: int) -> Figure:
+    """Return how many numbers have which size, as they are and times 2^power.
+
+    Grey: 0 in fp16. Dotted: the smallest with all digits. Dashed: overflow.
+    """
+    low, high = -60, 20
+    counts = sizes.log2().histc(high - low, low, high) / len(sizes)
+    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    axes = figure.subplots()
+    for shift, color, hatch in ((0, "#D55E00", "//"), (power, BLUE, "")):
+        style = {"color": color, "alpha": 0.6, "hatch": hatch, "edgecolor": "white"}
+        style["label"] = f"scaled by 2^{shift}" if shift else "not scaled"
+        axes.bar(
+            [low + 0.5 + k + shift for k in range(len(counts))], counts, 1, **style
+        )
+    axes.axvspan(low, -25, color=GREY, alpha=0.3, lw=0)
+    axes.text(low + 1, 0.02, "0 in fp16", fontsize="small")
+    axes.axvline(-14, color="black", lw=1, linestyle=":")
+    axes.axvline(16, color="black", lw=1, linestyle="--")
+    axes.set(xlabel="size, as a power of 2", ylabel="share", xlim=(low, high))
+    axes.legend(fontsize="small")
+    return figure
+
+
+def plot_scale(scales: list[float], skipped: list[bool]) -> Figure:
+    """Return a scaler's scale over its steps, a cross at each step that it skipped."""
+    figure = Figure(figsize=(8, 2.5), layout="constrained")
+    axes, steps = figure.subplots(), list(range(1, len(scales) + 1))
+    powers = torch.tensor(scales).log2().tolist()
+    axes.step(steps, powers, where="mid", color=BLUE)
+    at = [step for step, skip in zip(steps, skipped, strict=True) if skip]
+    marks = {"color": "#D55E00", "marker": "X", "s": 70, "zorder": 3}
+    axes.scatter(at, [powers[step - 1] for step in at], label="skipped", **marks)
+    axes.set(xlabel="step", ylabel="scale, as a power of 2")
+    axes.legend(fontsize="small")
     return figure
