@@ -27,7 +27,7 @@ def plot_group(rewards: torch.Tensor, advantages: torch.Tensor) -> Figure:
     hatch = ["" if a > 0 else "//" for a in advantages]
     right.barh(names, advantages, color=color, hatch=hatch, edgecolor="white")
     right.axvline(0, color="black", lw=0.8)
-    right.set(title="advantage (blue: likelier, orange: less likely)")
+    right.set(title="advantage (blue: made likelier)")
     for axes in (left, right):
         axes.invert_yaxis()
         axes.spines[["top", "right"]].set_visible(False)
@@ -159,7 +159,7 @@ def plot_formats(formats: dict[str, torch.dtype]) -> Figure:
     figure = plot_errors(curves, values[15:-15], *about)
     axes = figure.axes[0]
     axes.axvspan(2**-24, 2**-14, color=BLUE, alpha=0.12, lw=0)
-    axes.text(2e-6, 3e-8, "fp16 has\nfewer digits", fontsize="small", ha="center")
+    axes.text(2e-6, 3e-6, "fp16 has\nfewer digits", fontsize="small", ha="center")
     return figure
 
 
