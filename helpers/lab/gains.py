@@ -93,10 +93,11 @@ def plot_tries(means: pd.Series) -> Figure:
     `means` is indexed by (side, `pass` or `majority`, k) and holds fractions of 1.
     """
     figure, axes = small_figure(3)
+    means = means.sort_index()
     for side in ("untrained", "trained"):
         color, marker = LOOKS[side]
         for what, dashes in {"pass": "-", "majority": ":"}.items():
-            line = means[side, what].sort_index()
+            line = means[side, what]
             look = {"marker": marker, "color": color, "label": f"{side}, {what}@k"}
             axes.plot(line.index, 100 * line, dashes, **look)
     axes.set_xscale("log", base=2)
