@@ -110,6 +110,20 @@ def test_06_says_that_it_takes_the_recorded_run_and_why(
     )
 
 
+def test_06_takes_the_profiles_own_recorded_run_where_there_is_one(
+    capsys, course, monkeypatch
+):
+    monkeypatch.setenv("GRPO_PROFILE", "cpu_quick")
+    copy("cpu_quick-seed0", course / "notebooks" / "recorded", 1000)
+    run, lines = examine(capsys)
+    assert run.name == "cpu_quick-seed0"
+    assert lines == [
+        "the recorded run cpu_quick-seed0: no finished run of cpu_quick is on this "
+        "machine",
+        "profile cpu_quick, seed 0: SmolLM2-135M-Instruct, fp32",
+    ]
+
+
 def test_06_names_a_profile_that_has_a_run(capsys, drive, monkeypatch):
     monkeypatch.setenv("GRPO_PROFILE", "t4_quick")
     copy("cpu-seed1", drive, 1000)
