@@ -1,5 +1,6 @@
 """What notebook 10 needs besides the engine: its cells put into a task file."""
 
+import linecache
 import re
 from pathlib import Path
 
@@ -24,9 +25,19 @@ def join_parts(name: str, sources: list[str]) -> str:
     return "\n\n\n".join(parts[number] for number in sorted(parts)) + "\n"
 
 
+def cells_run() -> list[str]:
+    """Return the source of each cell that this kernel has run, the newest last.
+
+    Who runs cells without a history, as nbval does, still leaves them where a traceback
+    would look for them: under the names of files that are none.
+    """
+    known = [entry for entry in linecache.cache.values() if len(entry) == 4]
+    known = ["".join(lines) for *_, lines, name in known if not Path(name).exists()]
+    return known + get_ipython().user_ns["In"]
+
+
 def write_parts(name: str) -> Path:
     """Write that file of the cells run so far into this folder; return its path."""
     path = Path(name)
-    cells = get_ipython().user_ns["In"]
-    path.write_text(join_parts(path.name, cells), encoding="utf-8")
+    path.write_text(join_parts(path.name, cells_run()), encoding="utf-8")
     return path

@@ -4,9 +4,10 @@ import json
 
 import pandas as pd
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 from helpers import CourseError
-from helpers.lab.own_task import join_parts
+from helpers.lab.own_task import join_parts, write_parts
 from helpers.runs import load_run, read_log
 from helpers.scoring import SCORES, summarize
 from helpers.task import get_task_questions, load_task, score_task
@@ -35,6 +36,24 @@ def test_parts_are_joined_in_order_and_the_last_version_counts():
         join_parts("my_task.py", said[:2])
     with pytest.raises(CourseError, match="part 1 was not run"):
         join_parts("other.py", said)
+
+
+@pytest.mark.parametrize("history", [True, False])
+def test_the_last_version_of_a_cell_is_written(history, tmp_path, monkeypatch):
+    """Also where cells are run without a history, as nbval runs them."""
+    shell = InteractiveShell()
+    monkeypatch.setattr("helpers.lab.own_task.get_ipython", lambda: shell)
+    monkeypatch.chdir(tmp_path)
+    for place in (1, 2):
+        cell = f"# {tmp_path.name}.py, part {place}\nx = {place}{history:d}"
+        shell.run_cell(cell, store_history=history)
+    path = write_parts(f"{tmp_path.name}.py")
+    assert path.read_text().count("\nx = ") == 2
+    assert path.read_text().endswith(f"x = 2{history:d}\n")
+    if history:  # an older version that is run again
+        for number in (5, 6, 5):
+            shell.run_cell(f"# {path}, part 1\nx = {number}", store_history=True)
+        assert "x = 5\n" in write_parts(str(path)).read_text()
 
 
 def test_nothing_of_the_test_was_in_training():
