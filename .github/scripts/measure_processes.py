@@ -4,8 +4,8 @@ Writes notebooks/recorded/two_processes/measured.json: the seconds of each step'
 for 32 completions on one process with one thread, with two threads, and on two
 processes with one thread each; for 16 and 8 completions on one process with one thread;
 and the seconds that adding up the adapter's gradients takes. All completions have 48
-tokens and random rewards, so each step has as much to do. Takes some eight minutes on two
-cores, which nothing else should use.
+tokens and random rewards, so each step has as much to do. Takes some eight minutes on
+two cores, which nothing else should use.
 """
 
 import datetime
