@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,7 @@ from .data import drop_long_prompts, get_arithmetic_questions, get_gsm8k_questio
 from .errors import explained
 from .generation import generate_completions
 from .models import cache_folder
-from .processes import is_main
+from .processes import is_main, number
 from .profiles import MICRO_BATCH, Profile
 from .prompts import SYSTEM_PROMPT, WORKED_EXAMPLES
 from .runs import load_run, write_atomically
@@ -55,12 +56,15 @@ def answer_questions(profile: Profile, model, tokenizer, questions) -> pd.DataFr
 
     Several processes share the problems; each gets all rows.
     """
-    state, size = PartialState(profile.device == "cpu"), profile.eval_batch_size
-    with state.split_between_processes(questions["prompt"][:]) as prompts:
+    prompts, size = questions["prompt"][:], profile.eval_batch_size
+    mine = nullcontext(prompts)
+    if number() > 1:
+        mine = PartialState(profile.device == "cpu").split_between_processes(prompts)
+    with mine as prompts:
         written = generate_completions(
             model, tokenizer, prompts, profile.eval_new_tokens, batch_size=size
         )
-    written = gather_object(written)[: len(questions)]
+    written = gather_object(written)[: len(questions)] if number() > 1 else written
     frame = questions.to_pandas().filter(["question", "answer", "operation"])
     frame["completion"] = [text for ((text, _),) in written]
     frame["cut_off"] = [cut_off for ((_, cut_off),) in written]
