@@ -7,6 +7,8 @@ that this course starts from (https://k-a.in/grpo-1B).
 
 import re
 
+from . import CourseError
+
 SYSTEM_PROMPT = """
 Respond in the following format:
 <reasoning>
@@ -48,10 +50,10 @@ WORKED_EXAMPLES = (
 def build_prompt(
     question: str, num_examples: int = 0, system_prompt: str = SYSTEM_PROMPT
 ) -> list[dict[str, str]]:
-    """Return a question's chat messages, after 0 to 4 examples; else ValueError."""
+    """Return a question's chat messages, after 0 to 4 examples; else CourseError."""
     most = len(WORKED_EXAMPLES)
     if not 0 <= num_examples <= most:
-        raise ValueError(f"num_examples is {num_examples}; use 0 to {most}")
+        raise CourseError(f"num_examples is {num_examples}; use 0 to {most}")
     messages = [{"role": "system", "content": system_prompt}]
     for shown, reasoning, answer in WORKED_EXAMPLES[:num_examples]:
         reply = XML_COT_FORMAT.format(reasoning=reasoning, answer=answer)

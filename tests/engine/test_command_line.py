@@ -30,11 +30,13 @@ def test_an_unknown_model_or_data_set(capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_empty_data_set_or_a_group_that_does_not_divide(capsys, tmp_path):
+def test_numbers_of_problems_completions_or_examples_that_cannot_be(capsys, tmp_path):
     train = ["train", "--profile", "smoke", "--out", tmp_path / "run", "--set"]
     assert "arithmetic train: no problems" in error_of(capsys, *train, "num_train=0")
     line = error_of(capsys, *train, "num_generations=3")
     assert "GRPOConfig: generation_batch_size (8) must be divisible by" in line
+    line = error_of(capsys, *train, "num_examples=9")
+    assert "num_examples is 9; use 0 to 4" in line
     assert not (tmp_path / "run").exists()
 
 
@@ -93,3 +95,9 @@ def test_the_doctor_names_the_remedy(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("helpers.ROOT", tmp_path)
     assert main(["doctor"]) == 1
     assert "pip install 'trl>=99'" in capsys.readouterr().out
+
+
+def test_evaluate_by_several_processes_is_refused(capsys, finished, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    line = "error: evaluate is made for one process: python -m helpers …"
+    assert error_of(capsys, "evaluate", finished) == line

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import CourseError
 from helpers.prompts import (
     SYSTEM_PROMPT,
     SYSTEM_PROMPT_ZH,
@@ -99,7 +100,7 @@ def test_a_prompt_without_examples_has_the_system_prompt_and_the_question():
         {"role": "system", "content": SYSTEM_PROMPT_ZH},
         {"role": "user", "content": "q"},
     ]
-    with pytest.raises(ValueError, match="num_examples is 5; use 0 to 4"):
+    with pytest.raises(CourseError, match="num_examples is 5; use 0 to 4"):
         build_prompt("q", 5)
 
 
