@@ -28,14 +28,14 @@ def check_flops(answer):
 
 @exercise
 def check_waste(answer):
-    """8.2: the costliest operation of the reader's own profile of a stock step.
+    """8.2: the tables of logits in the reader's own profile of stock's scoring.
 
     All is compared with that profile, so that it holds on any machine.
     """
-    names = ("profile", "operation", "rows", "why")
+    names = ("profile", "operation", "share", "rows", "why")
     if not isinstance(answer, dict) or set(answer) != set(names):
         return f"expected a dict with the keys {', '.join(names)}"
-    recorded, operation, rows, why = (answer[name] for name in names)
+    recorded, operation, share, rows, why = (answer[name] for name in names)
     if not isinstance(recorded, profile):
         return "profile: expected what torch.profiler.profile(…) returns"
     entries = recorded.key_averages(group_by_input_shape=True)
@@ -44,19 +44,35 @@ def check_waste(answer):
         return "profile: no backward pass of stock's scoring in it; record that as well"
     if not any(entry.input_shapes for entry in entries):
         return "profile: it holds no shapes; record it with record_shapes=True"
-    rest = [entry for entry in entries if "mm" not in entry.key]
-    worst = max(rest, key=lambda entry: entry.self_cpu_time_total)
-    if operation != worst.key:
-        if operation == max(rest, key=lambda entry: entry.cpu_time_total).key:
-            return f"operation: {operation} has the largest total; take self_cpu_time"
-        if operation in keys and "mm" in operation:
-            return f"operation: {operation} is a matrix product; leave those out"
-        if operation in keys:
-            return f"operation: another one has more self time than {operation}"
+
+    def wide(entry) -> bool:
+        shape = (entry.input_shapes or [[]])[0]
+        numbers = all(isinstance(number, int) for number in shape)
+        return numbers and len(shape) == 2 and shape[1] > 10_000
+
+    total = sum(entry.self_cpu_time_total for entry in entries)
+
+    def part(some) -> float:
+        return sum(entry.self_cpu_time_total for entry in some) / total
+
+    logits = list(filter(wide, entries))
+    worst = max(logits, key=lambda entry: entry.self_cpu_time_total)
+    if operation not in keys:
         return "operation: expected a key of this profile, such as aten::add"
-    first = worst.input_shapes[0]
-    if rows != first[0]:
-        return f"rows: the first input of {operation} has the shape {first}"
+    if operation != worst.key:
+        return f"operation: {worst.key} has a costlier table of logits"
+    products = [entry for entry in entries if "mm" in entry.key]
+    mistakes = {
+        100 * part(logits): "share: that is in percent; expected a fraction of 1",
+        part([worst]): "share: that is the costliest entry alone; add up all tables",
+        part(products): "share: those are the matrix products",
+    }
+    hint = "share: expected the tables' self time, divided by that of all entries"
+    wrong = near(share, part(logits), mistakes, hint)
+    if wrong:
+        return wrong
+    if rows != worst.input_shapes[0][0]:
+        return f"rows: a table of {operation} has the shape {worst.input_shapes[0]}"
     mistakes = {
         "A": "why: so few calls are not the trouble; look at how large each one is",
         "C": "why: compare the rows with the number of tokens that were written",
