@@ -1,6 +1,7 @@
 """The checks of notebook 08, make it fast."""
 
 import torch
+from torch.profiler import profile
 
 from . import compare, exercise, near
 
@@ -13,7 +14,7 @@ def check_flops(answer):
         return 2 * 100e6 * through + 2 * 20e6 * scored
 
     mistakes = {
-        flops(600, 600): "that is stock TRL on a CPU: every token, every row",
+        flops(600, 600): "the prompt counts once in the layers, and is not scored",
         flops(600, 200): "the prompt passes through the layers once, not 4 times",
         flops(300, 300): "nobody asks how likely the prompt was",
         flops(300, 200) / 2: "a weight is multiplied and added: 2 FLOP",
@@ -26,8 +27,46 @@ def check_flops(answer):
 
 
 @exercise
+def check_waste(answer):
+    """8.2: the costliest operation of the reader's own profile of a stock step.
+
+    All is compared with that profile, so that it holds on any machine.
+    """
+    names = ("profile", "operation", "rows", "why")
+    if not isinstance(answer, dict) or set(answer) != set(names):
+        return f"expected a dict with the keys {', '.join(names)}"
+    recorded, operation, rows, why = (answer[name] for name in names)
+    if not isinstance(recorded, profile):
+        return "profile: expected what torch.profiler.profile(…) returns"
+    entries = recorded.key_averages(group_by_input_shape=True)
+    keys = {entry.key for entry in entries}
+    if "ChunkedLogProbFunctionBackward" not in keys:
+        return "profile: no backward pass of stock's scoring in it; record that as well"
+    if not any(entry.input_shapes for entry in entries):
+        return "profile: it holds no shapes; record it with record_shapes=True"
+    rest = [entry for entry in entries if "mm" not in entry.key]
+    worst = max(rest, key=lambda entry: entry.self_cpu_time_total)
+    if operation != worst.key:
+        if operation == max(rest, key=lambda entry: entry.cpu_time_total).key:
+            return f"operation: {operation} has the largest total; take self_cpu_time"
+        if operation in keys and "mm" in operation:
+            return f"operation: {operation} is a matrix product; leave those out"
+        if operation in keys:
+            return f"operation: another one has more self time than {operation}"
+        return "operation: expected a key of this profile, such as aten::add"
+    first = worst.input_shapes[0]
+    if rows != first[0]:
+        return f"rows: the first input of {operation} has the shape {first}"
+    mistakes = {
+        "A": "why: so few calls are not the trouble; look at how large each one is",
+        "C": "why: compare the rows with the number of tokens that were written",
+    }
+    return None if why == "B" else mistakes.get(why, "why: expected 'A', 'B' or 'C'")
+
+
+@exercise
 def check_group_mask(answer):
-    """8.2: which token of a packed group may see which."""
+    """8.3: which token of a packed group may see which."""
 
     def mask(owner: torch.Tensor, prompt=True, others=False, future=False):
         seen, sees = owner[None], owner[:, None]
@@ -48,7 +87,7 @@ def check_group_mask(answer):
 
 @exercise
 def check_positions(answer):
-    """8.3: the position ids of a packed group, from the lengths of its parts."""
+    """8.4: the position ids of a packed group, from the lengths of its parts."""
 
     def positions(sizes: torch.Tensor, start: int | None = None) -> torch.Tensor:
         start = sizes[0] if start is None else start
@@ -71,7 +110,7 @@ def check_positions(answer):
 
 @exercise
 def check_amdahl(answer):
-    """8.4: a step of 10 + 5 + 12 s, the last two parts 10 times faster."""
+    """8.5: a step of 10 + 5 + 12 s, the last two parts 10 times faster."""
     mistakes = {
         10: "generation stays as slow as it was",
         27 / 10: "that is the bound, were scoring free",
