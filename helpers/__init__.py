@@ -1,8 +1,8 @@
 """The engine of the course *GRPO, step by step*; the lab beside it shows things.
 
 Read the modules in this order, in which imports go: prompts, data, rewards, grpo,
-scoring, profiles, models, generation, runs, fast, training, evaluation, preflight,
-doctor, __main__.
+scoring, processes, task, profiles, models, generation, runs, fast, training,
+evaluation, preflight, doctor, __main__.
 """
 
 from importlib import metadata

@@ -2,11 +2,13 @@
 
 import argparse
 import io
+import os
 import sys
 import time
 from pathlib import Path
 
 from . import CourseError
+from .processes import ProcessLost, ending_together, is_main, number
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,16 +17,22 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # Windows' own encoding has no arrow
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8")
+    if not is_main():  # one process prints
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        os.environ["TQDM_DISABLE"] = "1"
     try:
         return args.command(args)
     except ImportError as error:
         print(f"error: {error}; run pip install -r requirements.txt", file=sys.stderr)
         return 2
     except (CourseError, OSError) as error:
+        if not is_main() and not isinstance(error, ProcessLost):
+            time.sleep(3)  # where the main one has the same to say, it ends them all
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        print(f"Stopped. {interrupt}", file=sys.stderr)
+        if is_main():
+            print(f"Stopped. {interrupt}", file=sys.stderr)
         return 130
 
 
@@ -35,6 +43,8 @@ def parser() -> argparse.ArgumentParser:
     p = commands.add_parser("train", help="evaluate, train, evaluate again, report")
     p.set_defaults(command=train)
     p.add_argument("--profile", help="article, t4, t4_quick, cpu, cpu_quick or smoke")
+    text = "your own problems and rewards, a Python file as helpers/task.py says"
+    p.add_argument("--task", type=Path, metavar="FILE", help=text)
     p.add_argument("--seed", type=int, help="of training and its problems (default 0)")
     p.add_argument("--out", type=Path, metavar="FOLDER", help="the run's folder")
     p.add_argument("--resume", action="store_true", help="go on with --out's run")
@@ -61,6 +71,8 @@ def parser() -> argparse.ArgumentParser:
 
 def train(args: argparse.Namespace) -> int:
     """Evaluate the untrained model, train it, evaluate it again, and report."""
+    from accelerate.utils import broadcast_object_list, gather_object
+
     from . import data, evaluation, fast, models, preflight, profiles, runs, training
     from .pace import plan
 
@@ -68,7 +80,8 @@ def train(args: argparse.Namespace) -> int:
     if args.trainer:
         args.set.append(f"trainer={args.trainer}")
     if args.resume:
-        if run is None or args.profile or args.set or args.seed is not None:
+        given = args.profile or args.set or args.task
+        if run is None or given or args.seed is not None:
             raise CourseError(
                 "--resume wants --out FOLDER; it keeps the run's settings"
             )
@@ -76,6 +89,7 @@ def train(args: argparse.Namespace) -> int:
     else:
         profile, reason = profiles.choose_profile(args.profile)
         profile, seed = profiles.override(profile, args.set), args.seed or 0
+        profile = profiles.with_task(profile, args.task) if args.task else profile
         fast.trainer_class(profile)  # a wrong name is said at once
         run = run or Path("runs", time.strftime(f"%Y%m%d-%H%M%S-{profile.name}"))
         runs.check_new(run)
@@ -83,25 +97,32 @@ def train(args: argparse.Namespace) -> int:
     profiles.check_device(profile)
     settings = {"seed": seed, "report_to": args.report_to}
     profiles.grpo_config(profile, run, **settings)  # a bad setting is said at once
+    settled = [models.settle_dtype(profile), run]
+    profile, run = broadcast_object_list(settled)  # the main process's
     questions = evaluation.load_questions(profile, "train", seed)
-    profile = models.settle_dtype(profile)
     model, tokenizer = models.load_model_and_tokenizer(
         profile.model, profile.dtype, profile.device
     )
     questions = data.drop_long_prompts(questions, tokenizer, profile.max_prompt_length)
-    if not args.resume:
+    if not args.resume and is_main():
         runs.create_run(run, profile, seed)
+        profile, _ = runs.load_run(run)  # a task is read from the run's copy now
     print(f"run {run}: {profile.model} in {profile.dtype}, seed {seed}")
+    if number() > 1:
+        unmeasured = " (on GPUs: not measured)" * (profile.device == "gpu")
+        print(f"{number()} processes share the completions of a step{unmeasured}")
     if not args.resume:
         print(plan(profile), flush=True)
     go_on = f"python -m helpers train --resume --out {run}"
     try:
-        with runs.holding(run):
+        with ending_together(go_on), runs.holding(run):
+            gather_object([None])  # the run's folder is there
             if not (run / "adapter" / "adapter_config.json").exists():
                 trainer, profile = preflight.fit(
                     profile, run, model, tokenizer, questions, **settings
                 )
-                runs.update_profile(run, profile)
+                if is_main():
+                    runs.update_profile(run, profile)
                 with trainer.model.disable_adapter():
                     for which in ("before", "few_shot"):
                         evaluation.evaluate_part(
@@ -128,10 +149,12 @@ def evaluate(args: argparse.Namespace) -> int:
     from . import evaluation, models, profiles, runs
 
     run, (profile, _) = args.run, runs.load_run(args.run)
+    if number() > 1:
+        raise CourseError("evaluate is made for one process: python -m helpers …")
     profiles.check_device(profile)
     with runs.holding(run):
         model, tokenizer = models.load_trained(profile, run / "adapter")
-        for split in evaluation.SPLITS[profile.dataset]:
+        for split in evaluation.SPLITS.get(profile.dataset, ("test",)):
             with model.disable_adapter():
                 evaluation.evaluate_part(run, split, "before", model, tokenizer)
                 evaluation.evaluate_part(
@@ -147,6 +170,8 @@ def report(run: Path) -> None:
     from . import evaluation
     from .lab import plots
 
+    if not is_main():
+        return
     text = evaluation.report(run)
     plots.plot_rewards(run).savefig(run / "rewards.png", dpi=120)
     figure = "![Mean reward per step, in all and by function](rewards.png)"

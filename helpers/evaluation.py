@@ -2,9 +2,13 @@
 
 import hashlib
 import json
+import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset
 
 from . import CourseError
@@ -12,12 +16,14 @@ from .data import drop_long_prompts, get_arithmetic_questions, get_gsm8k_questio
 from .errors import explained
 from .generation import generate_completions
 from .models import cache_folder
-from .profiles import Profile
+from .processes import is_main, number
+from .profiles import MICRO_BATCH, Profile
 from .prompts import SYSTEM_PROMPT, WORKED_EXAMPLES
 from .runs import load_run, write_atomically
 from .scoring import SCORES, score, summarize
+from .task import get_task_questions, is_task, load_task, score_task
 
-SPLITS = {"arithmetic": ("test", "transfer"), "gsm8k": ("test",)}
+SPLITS = {"arithmetic": ("test", "transfer"), "gsm8k": ("test",)}  # a task: test
 EVALUATION_SEED = 0
 COLUMNS = {"before": "before", "few_shot": "few_shot", "after": "after"}
 COLUMNS["difference"] = "after − before"
@@ -31,22 +37,41 @@ def load_questions(
     count = counts.get(split, profile.num_eval)
     examples = profile.num_examples if num_examples is None else num_examples
     if profile.dataset == "arithmetic":
-        return get_arithmetic_questions(split, count, seed, examples)
-    if profile.dataset == "gsm8k":
-        return get_gsm8k_questions(split, count, num_examples=examples)
-    raise CourseError(f"no data set {profile.dataset!r}; use {' or '.join(SPLITS)}")
+        found = get_arithmetic_questions(split, count, seed, examples)
+    elif profile.dataset == "gsm8k":
+        found = get_gsm8k_questions(split, count, num_examples=examples)
+    elif is_task(profile.dataset):
+        found = get_task_questions(profile.dataset, split, count, examples)
+    else:
+        raise CourseError(f"no data set {profile.dataset!r}; use {' or '.join(SPLITS)}")
+    rows = math.prod(profile.grpo[name] for name in MICRO_BATCH)
+    groups = rows // profile.grpo["num_generations"]
+    if split == "train" and len(found) < groups:  # TRL would do no step at all
+        raise CourseError(f"{len(found)} problems to train on; a step takes {groups}")
+    return found
 
 
 def answer_questions(profile: Profile, model, tokenizer, questions) -> pd.DataFrame:
-    """Return one row per problem: question, answer, completion, cut_off and scores."""
+    """Return one row per problem: question, answer, completion, cut_off and scores.
+
+    Several processes share the problems; each gets all rows.
+    """
     prompts, size = questions["prompt"][:], profile.eval_batch_size
-    written = generate_completions(
-        model, tokenizer, prompts, profile.eval_new_tokens, batch_size=size
-    )
+    mine = nullcontext(prompts)
+    if number() > 1:
+        mine = PartialState(profile.device == "cpu").split_between_processes(prompts)
+    with mine as prompts:
+        written = generate_completions(
+            model, tokenizer, prompts, profile.eval_new_tokens, batch_size=size
+        )
+    written = gather_object(written)[: len(questions)] if number() > 1 else written
     frame = questions.to_pandas().filter(["question", "answer", "operation"])
     frame["completion"] = [text for ((text, _),) in written]
     frame["cut_off"] = [cut_off for ((_, cut_off),) in written]
-    return frame.join(score(frame["completion"].tolist(), frame["answer"].tolist()))
+    texts = frame["completion"].tolist()
+    if is_task(profile.dataset):
+        return frame.join(score_task(profile.dataset, questions, texts))
+    return frame.join(score(texts, frame["answer"].tolist()))
 
 
 def few_shot_baseline(
@@ -60,6 +85,11 @@ def few_shot_baseline(
     asked = load_questions(profile, split, EVALUATION_SEED)["question"][:]
     key = [profile.model, profile.dtype, profile.eval_new_tokens, asked]
     key += [SYSTEM_PROMPT, WORKED_EXAMPLES]
+    numbers = (0, 1, 2, 4)
+    if is_task(profile.dataset):
+        key.append(Path(profile.dataset).read_text(encoding="utf-8"))
+        there = len(load_task(profile.dataset).examples)
+        numbers = [number for number in numbers if number <= there]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     path = cache_folder() / f"few-shot-{digest}.parquet"
     if path.exists():
@@ -68,7 +98,7 @@ def few_shot_baseline(
         return None
     path.parent.mkdir(parents=True, exist_ok=True)
     tried = []
-    for examples in (0, 1, 2, 4):
+    for examples in numbers:
         print(f"{split}: untrained, {examples} worked examples", flush=True)
         questions = load_questions(profile, split, EVALUATION_SEED, examples)
         frame = answer_questions(profile, model, tokenizer, questions)
@@ -92,7 +122,7 @@ def record(run: Path, split: str, which: str, frame: pd.DataFrame) -> None:
         frame = pd.concat([former[~same], frame], ignore_index=True)
     write_atomically(path, frame.to_parquet(index=False))
     summary = {
-        "dataset": profile.dataset,
+        "dataset": Path(profile.dataset).stem,
         "seed": EVALUATION_SEED,
         "max_new_tokens": profile.eval_new_tokens,
         "completions": path.name,
@@ -120,7 +150,7 @@ def evaluate_part(
             asked = load_questions(profile, split, EVALUATION_SEED)
             asked = drop_long_prompts(asked, tokenizer, profile.max_prompt_length)
             frame = answer_questions(profile, model, tokenizer, asked)
-    if frame is not None:
+    if frame is not None and is_main():
         record(run, split, which, frame)
 
 
@@ -137,6 +167,8 @@ def report(run: Path) -> str:
         shown = [name for name in COLUMNS if name in part]
         rows = [[" ", *(COLUMNS[name] for name in shown)], ["---"] * (len(shown) + 1)]
         for score_name in (*SCORES, "cut_off"):
+            if score_name not in part[shown[0]]:  # a task need not define all
+                continue
             cells = [_percent(part[name].get(score_name)) for name in shown]
             rows.append([score_name.replace("_", " "), *cells])
         text += f"\n**{split}**, {part['n']} problems, % of them:\n\n"

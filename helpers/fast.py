@@ -7,6 +7,7 @@ rounding, for what `obstacle` allows. Notebook 08 takes both apart.
 
 from contextlib import contextmanager
 from functools import partial
+from unittest.mock import patch
 
 import torch
 import trl
@@ -218,12 +219,14 @@ class FastGRPOTrainer(GRPOTrainer):
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
-        model, still = self.accelerator.unwrap_model(model), self.still
+        wrapped, still, model = model, self.still, self.accelerator.unwrap_model(model)
 
         def score(rows):
-            some = (input_ids[rows], attention_mask[rows])
-            with fused(model):
-                return packed_logps(model, *some, logits_to_keep, self.temperature)
+            some = (input_ids[rows], attention_mask[rows], logits_to_keep)
+            scored = partial(packed_logps, model, *some, self.temperature)
+            # DistributedDataParallel adds up the gradients of what it calls itself.
+            with fused(model), patch.object(model, "forward", scored):
+                return (wrapped if torch.is_grad_enabled() else model)()
 
         if still is None:
             return *score(slice(None)), None
@@ -266,7 +269,6 @@ def obstacle(trainer: GRPOTrainer) -> str | None:
     tokens = args.num_generations * args.max_completion_length
     allowed = {
         "device": (args.device.type, ["cpu"]),
-        "processes": (trainer.accelerator.num_processes, [1]),
         "mixed precision": (trainer.accelerator.mixed_precision, ["no"]),
         "model_type": (config.model_type, ["llama", "qwen2"]),
         "attention": (config._attn_implementation, ["sdpa", "eager"]),

@@ -8,6 +8,8 @@ import time
 
 import torch
 
+from .processes import number
+
 MOST = 15  # minutes of a run on a CPU; where `cpu` would take longer, it is `cpu_quick`
 BODY, HEAD = 106e6, 28e6  # weights of SmolLM2-135M: its layers, its output layer
 SHARED, OWN = 95, 25  # tokens of a prompt: what all begin with, the question's own
@@ -49,7 +51,7 @@ def predicted_minutes(profile) -> dict[str, float] | None:
 
     def minutes(floating: float) -> float:
         spent = PRODUCTS / rate.get(dtype, rate["fp32"]) + REST / rate["fp32"]
-        return floating * 1e-9 * spent / 60
+        return floating * 1e-9 * spent / 60 / number()  # processes share all of it
 
     def answers(count: int, tokens: int) -> float:
         return minutes(2 * count * (OWN * BODY + tokens * (BODY + HEAD)))

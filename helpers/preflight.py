@@ -173,7 +173,7 @@ def try_generation(trainer: GRPOTrainer) -> None:
     """Write a generation batch as the trainer does; on a CPU two tokens, with room."""
     args, number = trainer.args, trainer.num_generations
     rows = args.per_device_train_batch_size * args.steps_per_generation
-    chats = longest_prompts(trainer, rows // number)
+    chats = longest_prompts(trainer, math.ceil(rows / number))
     ids = trainer.processing_class.apply_chat_template(
         chats, add_generation_prompt=True, return_dict=True
     )["input_ids"]

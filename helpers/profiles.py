@@ -17,7 +17,9 @@ import torch
 
 from . import GIB, CourseError
 from .pace import MOST, predicted_minutes
+from .processes import check_start, number
 from .rewards import ARTICLE_REWARD_FUNCS, REWARD_FUNCS
+from .task import is_task, load_task
 
 EMBEDDED_MODEL = SMOL = "SmolLM2-135M-Instruct"
 QWEN = "Qwen/Qwen2.5-1.5B-Instruct"
@@ -57,11 +59,21 @@ class Profile:
 
     @property
     def reward_funcs(self) -> list:
-        """The reward functions: all five, or the article's four."""
+        """The reward functions: all five, the article's four, or the task's own."""
+        if is_task(self.dataset):
+            return load_task(self.dataset).reward_funcs
         known = {"all": REWARD_FUNCS, "article": ARTICLE_REWARD_FUNCS}
         if self.rewards not in known:
             raise CourseError(f"rewards is {self.rewards!r}; use 'all' or 'article'")
         return known[self.rewards]
+
+
+def with_task(profile: Profile, file: str | Path) -> Profile:
+    """Return a profile that takes problems and rewards from a task file (`task`)."""
+    name = f"{profile.name}-{Path(file).stem}"
+    if not is_task(str(file)):
+        raise CourseError(f"the task {file} is no Python file (.py)")
+    return replace(profile, name=name, dataset=str(file), rewards="task")
 
 
 def _column(index: int) -> Profile:
@@ -112,8 +124,7 @@ def check_device(profile: Profile) -> None:
     ask = f"profile {profile.name}: device is {profile.device!r}"
     if profile.device not in ("gpu", "cpu"):
         raise CourseError(f"{ask}; use 'gpu' or 'cpu'")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise CourseError("several processes in one run are not supported: start one")
+    check_start()
     if profile.device == "cpu" and profile.grpo.get("fp16"):
         raise CourseError(
             f"{ask}, and fp16=True: a CPU has neither autocast nor a gradient scaler. "
@@ -124,11 +135,16 @@ def check_device(profile: Profile) -> None:
             f"{ask}, and no CUDA GPU is visible. Take a machine with one, or the "
             "profile cpu."
         )
-    if profile.device == "gpu" and torch.cuda.device_count() > 1:
+    gpus = torch.cuda.device_count()
+    if profile.device == "gpu" and gpus > 1 and number() == 1:
         raise CourseError(
-            f"{torch.cuda.device_count()} GPUs are visible, and a run uses one. Set it "
-            "before Python starts: CUDA_VISIBLE_DEVICES=0 python -m helpers train …"
+            f"{gpus} GPUs are visible, and a process uses one. Set it before Python "
+            "starts: CUDA_VISIBLE_DEVICES=0 python -m helpers train … For all of them, "
+            f"not measured: accelerate launch --num_processes {gpus} -m helpers train …"
         )
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", number()))
+    if profile.device == "gpu" and here > gpus:
+        raise CourseError(f"{here} processes and {gpus} GPU: start one process a GPU")
 
 
 def differences(one: Profile, other: Profile) -> list[str]:
@@ -139,6 +155,9 @@ def differences(one: Profile, other: Profile) -> list[str]:
     free = {"eval_batch_size"} | ({"dtype"} if other.device == "cpu" else set())
     names = [name for name in OWN if name not in free]
     changed = [name for name in names if getattr(one, name) != getattr(other, name)]
+    files = [Path(each.dataset) for each in (one, other) if is_task(each.dataset)]
+    if len({file.read_text(encoding="utf-8") for file in files}) == 1 < len(files):
+        changed = [name for name in changed if name != "dataset"]  # a run keeps a copy
     for mine, its in ((one.lora, other.lora), (one.grpo, other.grpo)):
         both = sorted((mine.keys() | its.keys()) - set(MICRO_BATCH))
         changed += [name for name in both if mine.get(name) != its.get(name)]
@@ -152,6 +171,7 @@ def grpo_config(profile: Profile, output_dir: str, **settings):
     Of the article's arguments TRL has two no more: `max_prompt_length` (`data` drops
     long prompts) and `warmup_ratio` (a `warmup_steps` below 1 is a ratio). Its defaults
     are today's: beta 0.0, `loss_type="dapo"`. CourseError for a value that TRL refuses.
+    Several processes share the completions of a step, so each takes fewer at once.
     """
     from trl import GRPOConfig  # takes seconds, and figures do without
 
@@ -163,8 +183,15 @@ def grpo_config(profile: Profile, output_dir: str, **settings):
     common |= {"logging_steps": 1, "logging_nan_inf_filter": False}
     # All are kept in completions/, none is printed.
     common |= {"log_completions": True, "num_completions_to_print": 0}
+    common["ddp_find_unused_parameters"] = False
+    grpo = dict(profile.grpo)
+    shared = [name for name in MICRO_BATCH if grpo[name] % number() == 0]
+    if not shared:
+        sizes = " and ".join(f"{name}={grpo[name]}" for name in MICRO_BATCH)
+        raise CourseError(f"{number()} processes divide neither of {sizes}")
+    grpo[shared[0]] //= number()
     try:
-        return GRPOConfig(str(output_dir), **(common | profile.grpo | settings))
+        return GRPOConfig(str(output_dir), **(common | grpo | settings))
     except (TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CourseError(f"profile {profile.name}, GRPOConfig: {reason}") from error

@@ -25,7 +25,9 @@ from . import ROOT, CourseError
 from .errors import storing
 from .models import damage
 from .pace import speeds
+from .processes import is_main
 from .profiles import Profile, differences
+from .task import is_task, keep_task
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
@@ -53,7 +55,7 @@ def last_beat(run: Path) -> tuple[str, float]:
 def check_hold(run: Path) -> None:
     """Raise CourseError if another process works in a run that this one held."""
     who, _ = last_beat(run)
-    if who not in (HELD.get(run.resolve()), "another process"):
+    if is_main() and who not in (HELD.get(run.resolve()), "another process"):
         raise CourseError(
             f"{who} has gone on with {run}; this process leaves it alone."
         )
@@ -65,9 +67,9 @@ def holding(run: Path):
 
     A file lock tells the processes of a machine apart. It does not reach over a network
     drive: there heartbeat.json says who was there in the last two minutes. A process
-    may hold a run twice.
+    may hold a run twice; of several that share it, the main one holds it for all.
     """
-    if run.resolve() in HELD:
+    if run.resolve() in HELD or not is_main():
         yield
         return
     here, lock = platform.node(), FileLock(run / ".lock", blocking=False)
@@ -140,18 +142,26 @@ def create_run(run: Path, profile: Profile, seed: int) -> None:
     commit = None
     with contextlib.suppress(FileNotFoundError):  # no git here
         commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    config = {"profile": dataclasses.asdict(profile), "seed": seed}
+    config = {"profile": stored(profile), "seed": seed}
     config |= {"machine": machine(), "commit": commit, "started": time.time()}
     with storing(run):
         run.mkdir(parents=True, exist_ok=True)
+        if is_task(profile.dataset):
+            counts = {"train": profile.num_train, "test": profile.num_eval}
+            keep_task(profile.dataset, run, counts)
         write_atomically(run / "config.json", json.dumps(config, indent=1))
+
+
+def stored(profile: Profile) -> dict:
+    """Return what config.json says of a profile: a task's file lies beside it."""
+    return dataclasses.asdict(profile) | {"dataset": Path(profile.dataset).name}
 
 
 def update_profile(run: Path, profile: Profile) -> None:
     """Put the profile into a run's config.json where it differs from the one there."""
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    if config["profile"] != dataclasses.asdict(profile):
-        config["profile"] = dataclasses.asdict(profile)
+    if config["profile"] != stored(profile):
+        config["profile"] = stored(profile)
         with storing(run):
             write_atomically(run / "config.json", json.dumps(config, indent=1))
 
@@ -160,7 +170,10 @@ def load_run(run: Path) -> tuple[Profile, int]:
     """Return (profile, seed) of a run; CourseError if the folder holds none."""
     try:
         config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        return Profile(**config["profile"]), config["seed"]
+        profile = Profile(**config["profile"])
+        if is_task(profile.dataset):
+            profile = dataclasses.replace(profile, dataset=str(run / profile.dataset))
+        return profile, config["seed"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CourseError(f"{run} is not a run's folder: {error!r}") from error
 

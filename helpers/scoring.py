@@ -53,14 +53,15 @@ def summarize(frame: pd.DataFrame) -> dict:
     """Return the rates, intervals and differences of one split's rows."""
     parts = {which: rows.sort_values("index") for which, rows in frame.groupby("which")}
     result = {"n": len(next(iter(parts.values())))}
+    names = [name for name in SCORES if name in frame]  # a task need not define all
     for which, rows in parts.items():
-        rates = {name: wilson_interval(rows[name].sum(), len(rows)) for name in SCORES}
+        rates = {name: wilson_interval(rows[name].sum(), len(rows)) for name in names}
         result[which] = rates | {"cut_off": float(rows["cut_off"].mean())}
         if which == "few_shot":
             result[which]["examples"] = int(rows["examples"].iloc[0])
     if "before" in parts and "after" in parts:
         before, after = parts["before"], parts["after"]
         result["difference"] = {
-            name: paired_difference(before[name], after[name]) for name in SCORES
+            name: paired_difference(before[name], after[name]) for name in names
         }
     return result

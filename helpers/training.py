@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback
@@ -24,6 +25,7 @@ from .errors import explained, guard_reward, storing
 from .fast import trainer_class
 from .generation import LiveBar
 from .models import seal
+from .processes import is_main, number
 from .profiles import Profile, check_device, grpo_config, lora_config
 from .runs import (
     check_hold,
@@ -134,6 +136,8 @@ class RunCallback(TrainerCallback):
     def on_interrupt(self, *_):
         """Stop after this step on Ctrl-C, at once on a second one."""
         if self.stopped == "Ctrl-C":
+            if number() > 1:  # torchrun passes on what the terminal has sent already
+                return
             raise KeyboardInterrupt
         self.stopped = "Ctrl-C"
         tqdm.write("Stopping after this step; Ctrl-C again loses the step.")
@@ -161,14 +165,18 @@ class RunCallback(TrainerCallback):
         if self.max_minutes is not None and end > 60 * self.max_minutes:
             reason = f"{self.max_minutes:g} minutes leave no time for another step"
             self.stopped = self.stopped or reason
+        # What stops one process stops all, after the same step.
+        self.stopped = next(filter(None, gather_object([self.stopped])), None)
         if self.stopped:
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args, state, control, **kwargs):
         """Seal a checkpoint: without, a kill cut it short. Then the oldest may go."""
-        seal(self.run / f"checkpoint-{state.global_step}")
-        for step in checkpoint_steps(self.run)[self.limit :] if self.limit else []:
-            shutil.rmtree(self.run / f"checkpoint-{step}", ignore_errors=True)
+        gather_object([None])  # each process has saved its random numbers
+        if is_main():
+            seal(self.run / f"checkpoint-{state.global_step}")
+            for step in checkpoint_steps(self.run)[self.limit :] if self.limit else []:
+                shutil.rmtree(self.run / f"checkpoint-{step}", ignore_errors=True)
         self.longest_save = max(self.longest_save, time.monotonic() - self.step_end)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -180,8 +188,10 @@ class RunCallback(TrainerCallback):
                 self.broken(state, f"the {key} is {logs.get(key)}")
         line = {"step": state.global_step, "time": time.time(), **logs}
         line |= {f"seconds/{part}": spent for part, spent in self.seconds.items()}
-        line["memory_gib"] = self.memory.peak()
+        line |= {"memory_gib": self.memory.peak(), "processes": number()}
         self.seconds.update(dict.fromkeys(self.seconds, 0.0))
+        if not is_main():
+            return
         with open(self.run / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if state.global_step == self.first:
@@ -258,7 +268,8 @@ def train_or_resume(
     for each in (callback, *callbacks):
         trainer.add_callback(each)
     with holding(run), storing(run), explained(SMALLER), contextlib.closing(callback):
-        step, checkpoint = rewind(run)
+        found = rewind(run) if is_main() else (0, None)
+        step, checkpoint = broadcast_object_list(list(found))
         state = Path(checkpoint or run, "trainer_state.json")
         try:
             if step and step == json.loads(state.read_text())["max_steps"]:
@@ -271,9 +282,12 @@ def train_or_resume(
                 raise
             callback.broken(trainer.state, "the model's output is not finite")
         if trainer.state.global_step < trainer.state.max_steps:
-            if last_checkpoint(run)[0] < trainer.state.global_step:
+            (saved,) = broadcast_object_list([last_checkpoint(run)[0]])
+            if saved < trainer.state.global_step:
                 trainer._save_checkpoint(trainer.model, trial=None)
                 callback.on_save(trainer.args, trainer.state, trainer.control)
             return callback.stopped or "a callback stopped it"
-        save_adapter(trainer.model, run / "adapter", load_run(run)[0].model)
+        if is_main():
+            save_adapter(trainer.model, run / "adapter", load_run(run)[0].model)
+        gather_object([None])  # nobody reads it before it is there
     return None

@@ -1,42 +1,82 @@
 """Copy finished runs into notebooks/recorded/: python .github/scripts/record.py RUN …
 
-`record.py --renew` makes the runs of cpu and cpu_quick with seeds 0, 1 and 2 in runs/
+`record.py --renew` makes the runs of each recipe below with seeds 0, 1 and 2 in runs/
 first (where they are not there yet, or not finished), evaluates them, and executes all
 notebooks at the end: whatever the repository shows of these profiles, by one command,
 in an hour and a half (predicted), each on the kind of CPU that it is started on.
+`record.py --renew own_task` does the same for one recipe, and executes no notebook.
 
 Keeps what plots, widgets and tests read: config.json, log.jsonl, evaluation.json,
-evaluation.parquet, report.md with its figure, and the adapter in fp16. Draws
-before_after.png from those of cpu.
+evaluation.parquet, report.md with its figure, a task's file; of the profiles' runs also
+the adapter in fp16 and, as group.json, one group of completions. Draws before_after.png
+and loop.png where one of the runs is theirs.
 """
 
+import json
 import shutil
 import subprocess
 import sys
-from itertools import starmap
 from pathlib import Path
 
+import pandas as pd
 from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from helpers.evaluation import load_questions  # noqa: E402
+from helpers.lab.loop import plot_loop, read_group  # noqa: E402
 from helpers.lab.plots import plot_before_after  # noqa: E402
+from helpers.runs import load_run  # noqa: E402
 
 RECORDED = ROOT / "notebooks" / "recorded"
 FILES = ("config.json", "log.jsonl", "evaluation.json", "evaluation.parquet")
+FILES += ("report.md", "rewards.png")
+OWN_TASK = ["--profile", "cpu_quick", "--task", "notebooks/my_task.py"]
+OWN_TASK += ["--set", "num_examples=2", "--set", "max_prompt_length=256"]
+RECIPES = {name: ["--profile", name] for name in ("cpu", "cpu_quick")}
+RECIPES["own_task"] = OWN_TASK
 
 
 def record(run: Path) -> Path:
     """Copy one run; return its folder."""
     folder = RECORDED / run.name
     (folder / "adapter").mkdir(parents=True, exist_ok=True)
-    for name in (*FILES, "report.md", "rewards.png", "adapter/adapter_config.json"):
+    tasks = [path.name for path in run.glob("*.py")]
+    for name in (*FILES, *tasks):
         shutil.copy(run / name, folder / name)
+    if tasks:  # no notebook reads its adapter
+        (folder / "adapter").rmdir()
+        return folder
     name = "adapter/adapter_model.safetensors"
     half = {key: weight.half() for key, weight in load_file(run / name).items()}
     save_file(half, folder / name, metadata={"format": "pt"})
+    shutil.copy(run / "adapter/adapter_config.json", folder / "adapter")
+    (folder / "group.json").write_text(json.dumps(find_group(run), indent=1))
     return folder
+
+
+def find_group(run: Path, right: int = 3) -> dict:
+    """Return a run's first group in which so many completions were right.
+
+    helpers.lab.loop draws it. Raises StopIteration if there is none.
+    """
+    steps = sorted((run / "completions").glob("*.parquet"))
+    rows = pd.concat(map(pd.read_parquet, steps), ignore_index=True)
+    rows["question"] = [prompt[-1]["content"] for prompt in rows["prompt"]]
+    funcs = [name for name in rows if name.endswith("_func")]
+    groups = rows.groupby(["step", "question"], sort=False)
+    (step, question), group = next(
+        (key, group)
+        for key, group in groups
+        if (group["correctness_reward_func"] > 0).sum() == right
+    )
+    problems = load_questions(load_run(run)[0], "train", load_run(run)[1]).to_pandas()
+    answer = problems.set_index("question")["answer"][question]
+    found = {"step": int(step), "question": question, "answer": str(answer)}
+    found["completions"] = [reply[0]["content"] for reply in group["completion"]]
+    found["rewards"] = group[funcs].sum(axis=1).tolist()
+    return found | {"advantages": group["advantage"].round(4).tolist()}
 
 
 def python(*arguments: str) -> None:
@@ -44,10 +84,10 @@ def python(*arguments: str) -> None:
     subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
 
 
-def make_run(profile: str, seed: int) -> Path:
+def make_run(recipe: str, seed: int) -> Path:
     """Train with a seed, or go on, and evaluate; return the run's folder."""
-    run = ROOT / "runs" / f"{profile}-seed{seed}"
-    chosen = ["--profile", profile, "--seed", str(seed)]
+    run = ROOT / "runs" / f"{recipe}-seed{seed}"
+    chosen = [*RECIPES[recipe], "--seed", str(seed)]
     chosen = ["--resume"] if (run / "config.json").exists() else chosen
     if not (run / "report.md").exists():
         python("-m", "helpers", "train", *chosen, "--out", str(run))
@@ -56,12 +96,17 @@ def make_run(profile: str, seed: int) -> Path:
 
 
 if __name__ == "__main__":
-    renew = sys.argv[1:] == ["--renew"]
-    pairs = [(name, seed) for name in ("cpu", "cpu_quick") for seed in range(3)]
-    runs = starmap(make_run, pairs) if renew else map(Path, sys.argv[1:])
-    folders = [record(run) for run in runs]
-    cpu = sorted(RECORDED.glob("cpu-seed*"))
-    plot_before_after(cpu).savefig(RECORDED / "before_after.png", dpi=110)
-    print("\n".join(str(folder.relative_to(ROOT)) for folder in folders))
+    renew, names = sys.argv[1:2] == ["--renew"], sys.argv[2:] or RECIPES
     if renew:
+        folders = [record(make_run(name, seed)) for name in names for seed in range(3)]
+    else:
+        folders = [record(Path(run)) for run in sys.argv[1:]]
+    cpu = sorted(RECORDED.glob("cpu-seed*"))
+    if set(folders) & set(cpu):
+        plot_before_after(cpu).savefig(RECORDED / "before_after.png", dpi=110)
+    if RECORDED / "cpu_quick-seed0" in folders:
+        group = read_group(RECORDED / "cpu_quick-seed0")
+        plot_loop(group).savefig(RECORDED / "loop.png", dpi=110)
+    print("\n".join(str(folder.relative_to(ROOT)) for folder in folders))
+    if renew and not sys.argv[2:]:
         python(".github/scripts/notebooks.py", "run")

@@ -178,9 +178,10 @@ def finished_run(profile, folder: Path) -> tuple[Path, str]:
     """Return the newest finished run of a profile, and a line that says which it is.
 
     Looks in `folder` and where the course keeps runs on this machine. A run is finished
-    when it holds an adapter. Where none is, it is the recorded run `cpu-seed0`, and the
-    line says why.
+    when it holds an adapter. Where none is, it is the profile's recorded run of seed 0,
+    else `cpu-seed0`, and the line says why.
     """
+    from ..profiles import PROFILES
     from ..runs import load_run
 
     found = []
@@ -193,7 +194,9 @@ def finished_run(profile, folder: Path) -> tuple[Path, str]:
         run = max(mine)[1]
         where = "Google Drive" if DRIVE in run.parents else "this machine"
         return run, f"your run {run.name}, the newest finished one on {where}"
-    run = ROOT / "notebooks" / "recorded" / "cpu-seed0"
+    recorded = ROOT / "notebooks" / "recorded"
+    run = recorded / f"{profile.name}-seed0"
+    run = run if run.exists() else recorded / "cpu-seed0"
     where = "Google Drive or " if DRIVE in folder.parents else ""
     line = f"the recorded run {run.name}: no finished run of {profile.name} is on "
     line += f"{where}this machine"
@@ -201,6 +204,6 @@ def finished_run(profile, folder: Path) -> tuple[Path, str]:
         line += " (KEEP_ON_DRIVE is off)"
     if (model := load_run(run)[0].model) != profile.model:
         line += f"; its model is another, {model}"
-    if others := sorted({of for *_, of in found} - {"smoke"}):
+    if others := sorted({of for *_, of in found} & PROFILES.keys() - {"smoke"}):
         line += f". To see one of {others[0]}, set GRPO_PROFILE={others[0]}"
     return run, line

@@ -1,10 +1,11 @@
-"""Matplotlib figures, drawn from a run's folder alone."""
+"""Matplotlib figures: those of a run, from its folder alone, and those of 01 and 02."""
 
 import io
 import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from IPython.display import Image, display
 from matplotlib import pyplot
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 
 from .. import CourseError
 from ..runs import load_run, read_log
-from ..scoring import SCORES
+from ..scoring import SCORES, wilson_interval
 
 # Okabe and Ito's palette: told apart by colour-blind readers; the dashes help in print.
 STYLES = {
@@ -43,6 +44,72 @@ def as_image(figure: Figure, alt: str) -> Image:
 def show(figure: Figure, alt: str) -> None:
     """Display a figure in a notebook; `alt` says in words what it shows."""
     display(as_image(figure, alt))
+
+
+def plot_rates(frames: dict[str, pd.DataFrame], columns: list[str]) -> Figure:
+    """Return the rates of boolean columns with Wilson's 95% interval, a panel a column.
+
+    `frames` maps names to tables with a row for each problem.
+    """
+    figure = Figure(figsize=(9, 2.6), layout="constrained")
+    (panels,) = figure.subplots(1, len(columns), sharey=True, squeeze=False)
+    for axes, column in zip(panels, columns, strict=True):
+        for place, frame in enumerate(frames.values()):
+            part = wilson_interval(frame[column].sum(), len(frame))
+            ends = [100 * part["low"], 100 * part["high"]]
+            axes.plot(ends, [place, place], color="#0072B2", lw=3)
+            axes.plot(100 * part["rate"], place, "ko", ms=4)
+        axes.set(title=column, xlim=(0, 100), xlabel="% of problems")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(frames)), list(frames))
+    panels[0].invert_yaxis()
+    return figure
+
+
+def plot_groups(blocks: dict, most: list[float]) -> Figure:
+    """Return rewards as shades of blue: a row a group, a column a completion.
+
+    `blocks` maps titles to arrays `(groups, completions)`, `most` holds the points of
+    the darkest blue for each. Blocks of fewer than 64 completions show their numbers.
+    """
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    (panels,) = figure.subplots(1, len(blocks), sharey=True, squeeze=False)
+    for axes, (name, block), top in zip(panels, blocks.items(), most, strict=True):
+        block = np.asarray(block)
+        axes.imshow(block, cmap="Blues", vmin=0, vmax=top, aspect="auto")
+        title = f"{name}\nmean {block.mean():.2f} of {top:g}"
+        axes.set(title=title, xlabel="completion", xticks=[])
+        for row in range(len(block) - 1):
+            axes.axhline(row + 0.5, color="0.8", lw=0.7)
+        for (row, column), points in np.ndenumerate(block if block.size < 64 else []):
+            color = "white" if points > top / 2 else "black"
+            at = {"ha": "center", "va": "center", "fontsize": 8, "color": color}
+            axes.text(column, row, f"{points:g}", **at)
+    panels[0].set_yticks(range(len(block)), range(1, len(block) + 1), fontsize=7)
+    panels[0].set_ylabel("problem")
+    return figure
+
+
+def plot_teaching(teaches, blocks: dict, sizes=(4, 8, 16)) -> Figure:
+    """Return the share of groups with both outcomes over the share of paid completions.
+
+    Lines: `teaches(share, size)`. Points with Wilson's 95% interval: `blocks`, names to
+    arrays `(groups, completions)`, true where the reward was paid.
+    """
+    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    axes, p = figure.subplots(), np.linspace(0, 1, 201)
+    for size, line in zip(sizes, (":", "-", "--"), strict=True):
+        axes.plot(p, teaches(p, size), line, color="0.4", label=f"G = {size}")
+    for mark, (name, block) in zip("osD^", blocks.items(), strict=False):
+        both = block.any(axis=1) & ~block.all(axis=1)
+        part = wilson_interval(both.sum(), len(both))
+        reach = [[part["rate"] - part["low"]], [part["high"] - part["rate"]]]
+        look = {"fmt": mark, "color": STYLES[name][0], "capsize": 3, "label": name}
+        axes.errorbar(block.mean(), part["rate"], yerr=reach, **look)
+    axes.set(xlabel="share of completions paid, p", ylabel="share of groups that teach")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 def plot_before_after(runs: list[Path], split: str = "test") -> Figure:
@@ -91,6 +158,21 @@ def plot_before_after(runs: list[Path], split: str = "test") -> Figure:
     left.legend(fontsize="small")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_intervals(parts: dict[str, dict]) -> Figure:
+    """Return rates (dots) with their intervals (bars), one line a label.
+
+    `parts` maps a label to what `scoring.wilson_interval` returns.
+    """
+    figure = Figure(figsize=(7, 0.5 * len(parts)), layout="constrained")
+    axes = figure.subplots()
+    for place, part in enumerate(parts.values()):
+        axes.plot([100 * part["low"], 100 * part["high"]], [place] * 2, "C0", lw=4)
+        axes.plot(100 * part["rate"], place, "ko")
+    axes.set_yticks(range(len(parts)), list(parts))
+    axes.set(xlim=(0, 100), xlabel="% right: the rate (dot) and its 95% interval (bar)")
     return figure
 
 

@@ -34,6 +34,54 @@ def text_table(frame: pd.DataFrame) -> str:
     return style.set_properties(**look).to_html()
 
 
+def short(text: str, most: int = 70) -> str:
+    """Return a text on one line, with visible line breaks, cut to `most` characters."""
+    text = text[: most + 1].replace("\r", "␍").replace("\n", "↵")
+    return text if len(text) <= most else text[:most] + "…"
+
+
+def shade_points(table: pd.DataFrame, points: list[str]):
+    """Return a table whose columns of points are the darker the more they hold."""
+
+    def shade(column: pd.Series) -> list[str]:
+        shares = column / column.max()
+        return [f"background:rgba(0,114,178,{0.6 * share:.2f})" for share in shares]
+
+    look = {"text-align": "left", "font-size": "85%", "padding": "1px 6px"}
+    look |= {"background": "white", "color": "black", "overflow-wrap": "anywhere"}
+    style = table.style.format(escape="html").format("{:g}", points)
+    style = style.set_properties(**look).hide(axis="index")
+    texts = table.columns.difference(
+        points
+    )  # a column of points is as wide as its name
+    style = style.set_properties(subset=texts, **{"min-width": "7em"})
+    return style.apply(shade, subset=points)
+
+
+def token_html(tokenizer, token: int, color: str) -> str:
+    """Return one token as a small box; dark where it is a special one."""
+    piece = tokenizer.decode([token])
+    special = token in tokenizer.all_special_ids
+    look = f"background:{'black' if special else color + '33'};"
+    look += f"color:{'white' if special else 'black'};border:1px solid {color};"
+    look += "margin:1px;padding:0 1px;white-space:pre;display:inline-block"
+    text = escape(piece).replace("\n", "↵")
+    end = "<br>" if piece == "\n" else ""
+    return f'<span style="{look}" title="{token}">{text}</span>{end}'
+
+
+def show_tokens(tokenizer, parts: list[tuple[str, list[int]]]) -> HTML:
+    """Return three parts of a prompt, (title, token ids), as a block of boxes each."""
+    html = "background:white;color:black;padding:8px;font-family:monospace"
+    html = f'<div style="{html};line-height:1.6">'
+    colors = ("#009E73", "#0072B2", "#D55E00")
+    for (title, ids), color in zip(parts, colors, strict=True):
+        boxes = "".join(token_html(tokenizer, token, color) for token in ids)
+        html += f'<div style="border-left:6px solid {color};padding-left:6px;'
+        html += f'margin-top:6px"><b>{title}</b>: {len(ids)} tokens<br>{boxes}</div>'
+    return HTML(f"{html}</div>")
+
+
 def chats(texts: list[str]) -> list[list[dict]]:
     """Return completions as TRL hands them to a reward function: a chat each."""
     return [[{"role": "assistant", "content": text}] for text in texts]

@@ -8,7 +8,8 @@ from tests.browser.driving import assert_no_warning, keep_cells, run_all, shot
 
 # The cells that the two widgets need, by a text of each; and a limit for the chat.
 NEEDED = ("colab.set_up()", "KEEP_ON_DRIVE =", "finished_run(here")
-NEEDED += ("load_trained(recipe, run", "asked =", "evaluate_part(run")
+NEEDED += ("load_trained(recipe, run", "def answer_all", "asked = questions")
+NEEDED += ("evaluate_part(run",)
 NEEDED += ("record = rows", "pairs = before")
 WIDGETS = ("browse_completions(pairs)", "chat(model, tokenizer")
 

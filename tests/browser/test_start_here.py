@@ -15,8 +15,8 @@ def test_00_runs_to_its_end_in_jupyterlab(jupyterlab, page, clone, embedded_mode
     count = sum(cell.cell_type == "code" for cell in nb.cells)
     run_all(page, jupyterlab, path.name, count)
     figures = page.locator(".jp-OutputArea-output img")
-    assert figures.count() == 2
-    for number in range(2):
+    assert figures.count() == 3
+    for number in range(3):
         figure = figures.nth(number)
         figure.scroll_into_view_if_needed()
         assert figure.is_visible()

@@ -20,6 +20,7 @@ from helpers.scoring import score
 from tests import RECORDED, RUN
 from tests.engine.test_generation import greedy_by_generate
 from tests.engine.test_grpo import agrees, build, degenerate
+from tests.notebooks.test_own_loop import script
 
 
 def test_it_knows_where_paris_is(embedded_model):
@@ -108,3 +109,10 @@ def test_a_recorded_adapter_still_answers_in_the_layout(embedded_model):
         written = generate_completions(model, tokenizer, prompts, 64, batch_size=16)
     scores = score([text for ((text, _),) in written], asked["answer"][:])
     assert scores["format"].sum() <= 4
+
+
+def test_the_own_loop_of_notebook_03_raises_the_reward(embedded_model, capsys):
+    there = script.own_loop()
+    rewards = there["train_model"](there["my_step"], seed=0)
+    assert len(rewards) == 6
+    assert sum(rewards[-2:]) / 2 > sum(rewards[:2]) / 2 + 0.1

@@ -95,3 +95,9 @@ def test_the_doctor_names_the_remedy(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("helpers.ROOT", tmp_path)
     assert main(["doctor"]) == 1
     assert "pip install 'trl>=99'" in capsys.readouterr().out
+
+
+def test_evaluate_by_several_processes_is_refused(capsys, finished, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    line = "error: evaluate is made for one process: python -m helpers …"
+    assert error_of(capsys, "evaluate", finished) == line

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from transformers import PreTrainedModel
+from trl import GRPOConfig
 
 from helpers import GIB, CourseError, evaluation, models, profiles, training
 from helpers.__main__ import main
@@ -180,19 +181,52 @@ def test_training_t4_without_a_gpu_is_one_line_in_ten_seconds(tmp_path):
 def test_several_gpus_are_refused_with_the_command_that_takes_one(refused, gpus):
     gpus(2)
     line = refused("t4")
-    assert line.startswith("error: 2 GPUs are visible, and a run uses one.")
-    assert line.endswith("CUDA_VISIBLE_DEVICES=0 python -m helpers train …")
+    assert line.startswith("error: 2 GPUs are visible, and a process uses one.")
+    assert "CUDA_VISIBLE_DEVICES=0 python -m helpers train … " in line
+    assert line.endswith("accelerate launch --num_processes 2 -m helpers train …")
     profiles.check_device(PROFILES["cpu"])  # which uses none of them
     gpus(1)
     profiles.check_device(PROFILES["t4"])
 
 
-def test_several_processes_in_one_run_are_refused_in_one_line(refused, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")  # as accelerate launch sets it
-    line = "error: several processes in one run are not supported: start one"
-    assert refused("smoke") == line
-    monkeypatch.setenv("WORLD_SIZE", "1")
+def test_a_process_for_each_gpu_may_start_and_no_more(gpus, monkeypatch):
+    gpus(2)
+    monkeypatch.setenv("WORLD_SIZE", "4")  # on two machines
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    profiles.check_device(PROFILES["t4"])
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(CourseError, match=r"^4 processes and 2 GPU: start one process"):
+        profiles.check_device(PROFILES["t4"])
+    profiles.check_device(PROFILES["cpu"])
+
+
+def test_accelerate_that_started_one_process_in_place_of_two_is_refused(
+    refused, monkeypatch
+):
+    """On a CPU it does so for --num_processes 2, without a word."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    profiles.check_device(PROFILES["smoke"])  # it was to start one
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    line = "error: accelerate launch has started one process: on a CPU it needs MPI to "
+    line += "start several. Use torchrun --standalone --nproc-per-node 2 -m helpers "
+    assert refused("smoke") == f"{line}train …"
+    monkeypatch.setenv("WORLD_SIZE", "2")
     profiles.check_device(PROFILES["smoke"])
+
+
+@pytest.mark.parametrize("processes,sizes", [(1, (32, 2)), (4, (8, 2)), (64, None)])
+def test_processes_share_the_completions_of_a_step(processes, sizes, monkeypatch):
+    monkeypatch.setattr(profiles, "number", lambda: processes)
+    if sizes is None:
+        line = "64 processes divide neither of per_device_train_batch_size=32 and "
+        with pytest.raises(CourseError, match=f"^{line}gradient_accumulation_steps=2"):
+            grpo_config(PROFILES["cpu"], "out")
+        return
+    monkeypatch.setattr(GRPOConfig, "world_size", processes)  # no group is there
+    args = grpo_config(PROFILES["cpu"], "out")
+    names = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    assert tuple(getattr(args, name) for name in names) == sizes
+    assert args.generation_batch_size == 64
 
 
 def overflowing(tiny_model):

@@ -110,6 +110,20 @@ def test_06_says_that_it_takes_the_recorded_run_and_why(
     )
 
 
+def test_06_takes_the_profiles_own_recorded_run_where_there_is_one(
+    capsys, course, monkeypatch
+):
+    monkeypatch.setenv("GRPO_PROFILE", "cpu_quick")
+    copy("cpu_quick-seed0", course / "notebooks" / "recorded", 1000)
+    run, lines = examine(capsys)
+    assert run.name == "cpu_quick-seed0"
+    assert lines == [
+        "the recorded run cpu_quick-seed0: no finished run of cpu_quick is on this "
+        "machine",
+        "profile cpu_quick, seed 0: SmolLM2-135M-Instruct, fp32",
+    ]
+
+
 def test_06_names_a_profile_that_has_a_run(capsys, drive, monkeypatch):
     monkeypatch.setenv("GRPO_PROFILE", "t4_quick")
     copy("cpu-seed1", drive, 1000)
@@ -145,3 +159,17 @@ def test_05_refuses_a_gpu_profile_before_it_makes_anything(drive, monkeypatch):
     with pytest.raises(CourseError, match=r"^profile t4_quick: .*no CUDA GPU"):
         exec(source("05", "^KEEP_ON_DRIVE = True  # @param"), {})
     assert not drive.exists()
+
+
+def test_06_leaves_a_run_of_a_task_of_ones_own_alone(
+    capsys, course, drive, monkeypatch
+):
+    monkeypatch.setenv("GRPO_PROFILE", "cpu_quick")
+    config = copy("cpu-seed1", drive, 1000) / "config.json"
+    text = config.read_text().replace('"arithmetic"', '"my_task.py"')
+    config.write_text(text.replace('"name": "cpu"', '"name": "cpu_quick-my_task"'))
+    run, lines = examine(capsys)
+    assert run == course / "notebooks" / "recorded" / "cpu-seed0"
+    assert lines[0].endswith(
+        "no finished run of cpu_quick is on Google Drive or this machine"
+    )

@@ -118,3 +118,27 @@ def test_the_chat_asks_the_model_with_the_adapter_off_and_on(monkeypatch):
     send.click()
     assert asked[4][1] == [system, {"role": "user", "content": "third"}]
     assert "second" not in text.value
+
+
+def test_tokens_are_escaped_and_special_ones_dark(tokenizer):
+    ids = tokenizer("<b>&\n")["input_ids"]
+    parts = [("system", ids), ("user", ids[:1]), ("end", [tokenizer.eos_token_id])]
+    html = widgets.show_tokens(tokenizer, parts).data
+    assert "<b>&" not in html and "&lt;" in html and "&amp;" in html and "↵" in html
+    assert f"<b>system</b>: {len(ids)} tokens" in html
+    (dark,) = (box for box in html.split("<span")[1:] if "background:black" in box)
+    assert "&lt;|im_end|&gt;" in dark
+    assert f'title="{tokenizer.eos_token_id}"' in dark
+
+
+def test_a_short_text_stays_and_a_long_one_is_cut():
+    assert widgets.short("a\r\nb") == "a␍↵b"
+    assert widgets.short("x" * 70) == "x" * 70
+    assert widgets.short("x" * 71) == "x" * 70 + "…"
+
+
+def test_points_are_shaded_by_their_share_of_the_most():
+    table = pd.DataFrame({"text": ["<i>", "b"], "points": [1.0, 2.0]})
+    html = widgets.shade_points(table, ["points"]).to_html()
+    assert "&lt;i&gt;" in html and "<i>" not in html
+    assert html.count("rgba(0,114,178,0.30)") == html.count("rgba(0,114,178,0.60)") == 1

@@ -34,16 +34,6 @@ def test_the_prompt_written_inline_is_that_of_the_helpers(defined, count):
         assert mine == prompts.build_prompt("How many?", count, system)
 
 
-def test_tokens_are_escaped(defined, tokenizer):
-    defined["tokenizer"] = tokenizer
-    html = "".join(
-        defined["token_html"](i, "#000000") for i in tokenizer("<b>&")["input_ids"]
-    )
-    assert "<b" not in html and "&lt;" in html and "&amp;" in html
-    special = defined["token_html"](tokenizer.eos_token_id, "#000000")
-    assert "&lt;|im_end|&gt;" in special and "background:black" in special
-
-
 @pytest.mark.parametrize("folder", [OWN, GSM8K])
 def test_the_articles_logic_pays_no_perfect_completion_and_the_course_all(
     defined, folder

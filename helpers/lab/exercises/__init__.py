@@ -1,4 +1,4 @@
-"""The exercises: a room a notebook, `n00` to `n08`; here is what their checks share.
+"""The exercises: a room a notebook, `n00` to `n10`; here is what their checks share.
 
 `check_NAME(answer)` prints one line and never raises. A stub in a notebook holds `...`
 where the learner writes; untouched, it is "not done yet", and Run all goes on. Where a

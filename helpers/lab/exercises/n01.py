@@ -1,9 +1,10 @@
 """The checks of notebook 01, prompts and data."""
 
+import statistics
 import time
 
 from ...prompts import SYSTEM_PROMPT, extract_hash_answer, extract_xml_answer
-from . import compare_texts, exercise, match
+from . import compare_texts, exercise, near
 
 
 @exercise
@@ -17,10 +18,13 @@ def check_chat(answer):
 
     mistakes = [
         (lambda q: chat(q, last=""), "the generation prompt is missing"),
-        (lambda q: chat(q)[:-1], "the line of the generation prompt is not ended"),
+        (lambda q: chat(q)[:-1], "a line break ends the generation prompt"),
         (lambda q: chat(q, end="<|im_end|>"), "a line break follows each <|im_end|>"),
-        (lambda q: chat(q) + "<|im_end|>\n", "the model closes its message itself"),
-        (lambda q: SYSTEM_PROMPT + q, "this is a plain string, without any role"),
+        (
+            lambda q: chat(q) + "<|im_end|>\n",
+            "do not close the last message: the model writes there",
+        ),
+        (lambda q: SYSTEM_PROMPT + q, "this is a plain string without roles"),
     ]
     return compare_texts(answer, chat, {"Why?": "compare line by line"}, mistakes)
 
@@ -29,14 +33,14 @@ def check_chat(answer):
 def check_hash_answer(answer):
     """1.2: the gold answer of a solution."""
     cases = {
-        "6 * 7 = 42\n#### 42": "the marker is ####; a split at ### leaves a # behind",
+        "6 * 7 = 42\n#### 42": "the marker is ####; splitting at ### leaves a # behind",
         "#### 1\n#### 2": "the last marker counts",
-        "#### $36": "the $ stays",
-        "#### 1,250,000": "thousands commas stay",
-        "#### 7.5": "the decimal point has to stay",
-        "#### -6": "the sign has to stay",
-        "#### 12.": "the closing full stop stays",
-        "no marker, 42": "without a marker there is no answer",
+        "#### $36": "take out the $",
+        "#### 1,250,000": "take out commas between thousands",
+        "#### 7.5": "keep the decimal point",
+        "#### -6": "keep the sign",
+        "#### 12.": "take off the full stop at the end",
+        "no marker, 42": "without the marker there is no answer",
     }
     return compare_texts(answer, extract_hash_answer, cases, [])
 
@@ -48,7 +52,7 @@ def check_xml_answer(answer):
         "<answer>\n42\n</answer>\n": "the answer stands between the two tags",
         "<answer>\n4 or\n2\n</answer>": "an answer may have several lines",
         "<answer>1</answer> <answer>2</answer>": "the last pair counts",
-        "<answer>1</answer> <answer>2": "a pair without closing tag is not complete",
+        "<answer>1</answer> <answer>2": "a pair without its closing tag does not count",
         "<answer>5</answer></answer>": "the pair ends at the first closing tag",
         "It is 42.": "without tags there is no answer",
         "<answer><answer>6</answer></answer>": "the innermost pair counts",
@@ -59,7 +63,7 @@ def check_xml_answer(answer):
     began = time.process_time()
     answer("<answer>" * 8000)
     seconds = time.process_time() - began
-    slow = f"64 KB of opening tags take {seconds:.1f} s, a megabyte 244 times that"
+    slow = f"64 KB of opening tags take {seconds:.1f} s; 0.2 s is the limit"
     return slow if seconds > 0.2 else None
 
 
@@ -79,7 +83,7 @@ def check_gold_cases(answer):
     }
     for text, gold in answer.items():
         if gold != extract_hash_answer(text):
-            return f"{gold!r} is not the right answer of {text!r}"
+            return f"{gold!r} is not the gold answer in {text!r}"
     for name, reader in broken.items():
         if all(reader(text) == gold for text, gold in answer.items()):
             return f"a reader that {name} passes all of your cases"
@@ -88,11 +92,21 @@ def check_gold_cases(answer):
 
 @exercise
 def check_teaches(answer):
-    """1.5: which groups of rewards can be learned from."""
-    hints = {
-        "A": "all are 0: who is better than the average of the group?",
-        "B": "one tag is little, but it is more than the others have",
-        "C": "all are perfect: which one should become likelier?",
-        "D": "laid out well and all wrong: is one better than the others?",
-    }
-    return match(answer, {"A": False, "B": True, "C": False, "D": False}, hints)
+    """1.5: the advantage of the best completion of each of five groups."""
+    groups = {"A": [0, 0, 0, 2.75], "B": [0, 0, 0, 0.125], "C": [4] * 4, "D": [2] * 4}
+    groups["E"] = [2, 4, 4, 4]
+    if not isinstance(answer, dict) or answer.keys() != groups.keys():
+        return f"expected a dict with the keys {', '.join(groups)}"
+    for name, rewards in groups.items():
+        above = max(rewards) - statistics.mean(rewards)
+        right = above / (statistics.stdev(rewards) + 1e-4)
+        mistakes = {
+            max(rewards): "that is the reward; how far is it above the group's mean?",
+            above: "divide by the standard deviation of the group",
+            above / (statistics.pstdev(rewards) + 1e-4): "torch's std divides by n − 1",
+        }
+        mistakes = {x: said for x, said in mistakes.items() if abs(x - right) > 0.02}
+        hint = "expected (reward − mean) / (standard deviation + 0.0001)"
+        if wrong := near(answer[name], right, mistakes, hint, 0.02):
+            return f"{name}: {wrong}"
+    return None

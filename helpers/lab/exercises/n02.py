@@ -2,11 +2,18 @@
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ...prompts import extract_xml_answer
-from ...rewards import INTEGER, NUMBER, REWARD_FUNCS
+from ...prompts import XML_TAGS, extract_xml_answer
+from ...rewards import (
+    INTEGER,
+    NUMBER,
+    REWARD_FUNCS,
+    count_xml,
+    soft_format_reward_func,
+)
 from . import NotDone, compare_texts, exercise, holds_stub, match, near
 
 
@@ -29,12 +36,12 @@ def check_points(answer):
     """2.1: the points of five completions in all, by eye."""
     right = {"A": 4.0, "B": 1.5, "C": 3.5, "D": 0.0, "E": 0.375}
     hints = {
-        ("B", 4.0): "12 pens is no number: neither correctness nor int pay",
-        ("B", 3.5): "12 pens is no number: correctness does not pay either",
-        ("C", 4.0): "strict wants each tag on a line of its own",
-        ("D", 2.0): "correctness reads the answer tag alone, and there is none",
+        ("B", 4.0): "12 pens is not a number: neither correctness nor int pays",
+        ("B", 3.5): "12 pens is not a number: correctness does not pay either",
+        ("C", 4.0): "strict_format wants each tag on a line of its own",
+        ("D", 2.0): "correctness reads only the answer tag, and there is none",
         ("E", 3.375): "without a closing tag there is no answer to read",
-        ("E", 0.875): "soft wants the answer pair closed too",
+        ("E", 0.875): "soft_format needs the closing answer tag too",
         "A": "nothing is missing here",
     }
     return match(answer, right, hints)
@@ -59,7 +66,7 @@ def check_integer(answer):
     mistakes = [
         (str.isdigit, "isdigit pays for ² and refuses signs, $ and commas"),
         (by_int, "int() reads digits of other scripts, and refuses $ and commas"),
-        (fits(integer, re.match), "the start fits, but what follows? use fullmatch"),
+        (fits(integer, re.match), "the start fits, but what follows it? use fullmatch"),
         (fits(integer.replace("0-9", r"\d")), r"\d means digits of other scripts too"),
         (fits(anywhere.format("0-9,")), "a comma belongs before three digits only"),
         (fits(anywhere.format("0-9")), "1,018 is an integer too"),
@@ -68,22 +75,119 @@ def check_integer(answer):
     return compare_texts(answer, fits(integer), dict.fromkeys(cases, ""), mistakes)
 
 
+def as_chats(*texts: str) -> list[list[dict]]:
+    """Return completions as TRL hands them to a reward function."""
+    return [[{"role": "assistant", "content": text}] for text in texts]
+
+
+def half_begun(layouts: int) -> str:
+    """Return a text full of layouts that are begun and never end."""
+    return "<reasoning>\n" + "\n</reasoning>\n<answer>\n" * layouts
+
+
+def too_slow(function: Callable) -> str | None:
+    """Say so where a function's seconds grow much faster than a text's length."""
+    for doublings in range(9):  # 60 layouts are 1 KB; the last text has 340 KB
+        text = half_begun(60 * 2**doublings)
+        began = time.process_time()
+        function(text)
+        if (seconds := time.process_time() - began) > 0.2:
+            long = f"{len(text) / 1000:.1f} KB of half-begun layouts"
+            return f"every reward is right, but {long} take {seconds:.1f} s"
+    return None
+
+
+@exercise
+def check_soft(answer):
+    """2.3: the reward function soft_format, of chats, against the truth table."""
+    given = answer(completions=as_chats("a", "b"), answer=["1", "2"])
+    if holds_stub(given):
+        raise NotDone
+    if not isinstance(given, list) or len(given) != 2:
+        return f"expected a list of 2 rewards for 2 completions, got {given!r}"
+
+    def one(text: str) -> float:
+        return answer(completions=as_chats(text), answer=["18"])[0]
+
+    def soft(text: str) -> float:
+        return soft_format_reward_func([text])[0]
+
+    def fits(between: str, method=re.search, flags=re.DOTALL) -> Callable:
+        pattern = f"<reasoning>.*?</reasoning>{between}<answer>.*?</answer>"
+        return lambda text: 0.5 if method(pattern, text, flags) else 0.0
+
+    def first_places(text: str) -> float:
+        places = [text.find(tag) for tag in XML_TAGS]
+        return 0.5 if -1 not in places and places == sorted(places) else 0.0
+
+    no_dotall = "a dot does not stand for a line break: add re.DOTALL"
+    mistakes = [
+        (lambda text: 2 * soft(text), "the reward is 0.5, not 1"),
+        (fits(".*?", flags=0), no_dotall),
+        (fits(r"\s*", flags=0), no_dotall),
+        (fits(r"\s*", re.match, 0), no_dotall),
+        (fits(".*?", re.match, 0), no_dotall),
+        (fits(".*?", re.match), "text may come before the tags: search, not match"),
+        (fits(r"\s*", re.match), "text may come before the tags: search, not match"),
+        (fits(".*?", re.fullmatch), "text may come before and after the tags"),
+        (fits(r"\s*", re.fullmatch), "text may come before and after the tags"),
+        (fits(r"\s*"), "any text may stand between the two pairs"),
+        (
+            lambda text: 0.5 * all(tag in text for tag in XML_TAGS),
+            "all tags are there, but are they in order?",
+        ),
+        (first_places, "a tag may occur too early: look for it behind the one before"),
+    ]
+    cases = [row["text"] for row in truth_table() if row["kind"] != "1 MB"]
+    cases += ["</answer><reasoning>a</reasoning> so <answer>18</answer>"]
+    wrong = compare_texts(one, soft, dict.fromkeys(cases, ""), mistakes)
+    return wrong or too_slow(one)
+
+
+@exercise
+def check_count(answer):
+    """2.4: 0.125 for each tag that occurs exactly once."""
+
+    def points(pays: Callable, text: str) -> float:
+        return 0.125 * sum(pays(text, tag) for tag in XML_TAGS)
+
+    def with_breaks(text: str, tag: str) -> bool:
+        before = "" if tag == "<reasoning>" else "\n"
+        return text.count(before + tag + ("" if tag == "</answer>" else "\n")) == 1
+
+    wrong_counts = [
+        (lambda text, tag: tag in text, "a tag that occurs twice earns nothing"),
+        (lambda text, tag: text.count(tag), "0.125 a tag, not each time it occurs"),
+        (with_breaks, "count the tag alone, without the line breaks around it"),
+    ]
+    mistakes = [(lambda t, p=p: points(p, t), said) for p, said in wrong_counts]
+    mistakes += [
+        (lambda text: 8 * count_xml(text), "four tags earn 0.5 in all, not 4"),
+        (
+            lambda text: 0.5 if count_xml(text) == 0.5 else 0.0,
+            "each tag earns its points alone, whatever the others do",
+        ),
+    ]
+    cases = [row["text"] for row in truth_table() if row["kind"] != "1 MB"]
+    return compare_texts(answer, count_xml, dict.fromkeys(cases, ""), mistakes)
+
+
 @exercise
 def check_group(answer):
-    """2.3: the chance that a group teaches, and the size for one half, at p = 0.05."""
+    """2.5: the chance that a group teaches, and the size for one half, at p = 0.05."""
     chance, size = answer
     equal = 0.95**8 + 0.05**8
     mistakes = {
         equal: "that is the chance that all eight are equal",
         0.95**8 * 0.05 * 8 / 0.95: "that is the chance of exactly one right answer",
-        0.4: "chances of several tries do not add up: 20 of them would give 1",
+        0.4: "chances do not add up: 20 tries would give 1",
     }
     hint = "chance: expected 1 minus the chances of all right and all wrong"
     if wrong := near(chance, 1 - equal, mistakes, hint):
         return wrong
     if size < 14:
         return f"size: of {size}, {1 - 0.95**size - 0.05**size:.0%} have both outcomes"
-    return None if size == 14 else f"size: {size} are enough, but so are fewer"
+    return None if size == 14 else f"size: {size} is enough, but a smaller one is too"
 
 
 def points_of(text: str, gold: str) -> dict[str, float]:
@@ -95,27 +199,30 @@ def points_of(text: str, gold: str) -> dict[str, float]:
 
 @exercise
 def check_wrong_but_paid(answer):
-    """2.4: a wrong answer (gold 18) that earns as much as possible."""
-    points = points_of(str(answer), "18")
+    """2.6: a wrong answer (gold 18) that earns as much as possible."""
+    text = str(answer)
+    points = points_of(text, "18")
     if points.pop("correctness"):
-        return "this answer is right: it is to be a wrong one"
+        return "this answer is right; write a wrong one"
+    if re.search(r"<reasoning>\s*</reasoning>", text):
+        return "its reasoning is empty, as that of the playground's hacked is"
     lacking = [f"{name} pays {p:g} of 0.5" for name, p in points.items() if p < 0.5]
-    return f"there is more to get: {', '.join(lacking)}" if lacking else None
+    return f"it can earn more: {', '.join(lacking)}" if lacking else None
 
 
 @exercise
 def check_right_but_poor(answer):
-    """2.5: a right answer (gold 18) that earns as little as possible beside it."""
+    """2.7: a right answer (gold 18) that earns as little as possible beside it."""
     points = points_of(str(answer), "18")
     if not points.pop("correctness"):
-        return "correctness does not pay for this one: it is to be right"
+        return "correctness does not pay here; the answer has to be right"
     paying = [f"{name} still pays {p:g}" for name, p in points.items() if p]
     return ", ".join(paying) or None
 
 
 @exercise
 def check_patch(answer):
-    """2.6: 0.5 for a reasoning with a letter or a digit in it."""
+    """2.8: 0.5 for a reasoning with a letter or a digit in it."""
 
     def pays(flags: int, readable: Callable, whole: bool = False) -> Callable:
         def function(text: str) -> float:
@@ -131,14 +238,17 @@ def check_patch(answer):
     kinds = ("layout", "hack", "empty")
     cases = [row["text"] for row in truth_table() if row["kind"] in kinds]
     mistakes = [
-        (pays(re.DOTALL, bool), "a line break alone is no reasoning"),
+        (pays(re.DOTALL, bool), "a line break alone is not reasoning"),
         (
             pays(re.DOTALL, str.strip),
-            "dots alone: ask for a letter or a digit",
+            "dots alone are not reasoning: ask for a letter or a digit",
         ),
         (pays(0, readable), "this pays 0 where the reasoning has line breaks"),
-        (pays(re.DOTALL, readable, True), "a letter or digit elsewhere is no reason"),
-        (lambda text: 0.5 * readable(text), "there must be a reasoning at all"),
+        (
+            pays(re.DOTALL, readable, True),
+            "a letter or digit outside the reasoning does not count",
+        ),
+        (lambda text: 0.5 * readable(text), "without reasoning tags the reward is 0"),
     ]
     cases = dict.fromkeys(cases, "")
     return compare_texts(answer, pays(re.DOTALL, readable), cases, mistakes)
@@ -146,9 +256,9 @@ def check_patch(answer):
 
 @exercise
 def check_short(answer):
-    """2.7: a reward function of one's own, with a column, None and both formats."""
+    """2.9: a reward function of one's own, with a column, None and both formats."""
     texts, limits, right = ["12345", "1234", "123"], [4, 4, None], [0.0, 1.0, None]
-    chats = [[{"role": "assistant", "content": text}] for text in texts]
+    chats = as_chats(*texts)
     columns = {"prompts": ["p"] * 3, "limit": limits, "answer": ["1"] * 3}
     given = answer(completions=chats, **columns)
     if holds_stub(given):
@@ -156,9 +266,9 @@ def check_short(answer):
     if not isinstance(given, list) or len(given) != 3:
         return f"expected a list of 3 rewards for 3 completions, got {given!r}"
     mistakes = [
-        ([1.0, 1.0, None], "len() of a chat counts messages: take completion_text"),
-        ([0.0, 0.0, None], "at most: a text of just that length is paid too"),
-        ([0.0, 1.0, 0.0], "where limit is None the reward does not apply: None, not 0"),
+        ([1.0, 1.0, None], "len() of a chat counts messages: use completion_text"),
+        ([0.0, 0.0, None], "a text of exactly that length is paid too"),
+        ([0.0, 1.0, 0.0], "where limit is None, return None, not 0"),
         ([1.0, 0.0, None], "this pays for the long ones"),
     ]
     for wrong, message in mistakes:

@@ -1,8 +1,11 @@
 """The checks of notebook 03, GRPO from scratch."""
 
+import copy
+from collections.abc import Callable
+
 import torch
 
-from . import compare, exercise, match, near, pair
+from . import NotDone, compare, exercise, match, near, pair
 
 
 @exercise
@@ -66,23 +69,56 @@ def check_clipped_loss(answer):
 
 
 @exercise
-def check_k3(answer):
-    """3.4: the estimate k3 of the KL divergence at each token."""
+def check_whole_loss(answer):
+    """3.4: GRPO's loss of a group: new, old, mask `(n, tokens)`, rewards `(n,)`."""
+    rewards = torch.tensor([4.0, 2.0, 2.75, 0.0])
+    mask = (torch.arange(4) < torch.tensor([[4], [3], [4], [1]])).float()
+    lengths, everywhere = mask.sum(1), torch.ones(4, 4)
+    spread = rewards.std() + 1e-4
+    right_a = (rewards - rewards.mean()) / spread
+    large = (rewards - rewards.mean()) / (rewards.std(correction=0) + 1e-4)
 
-    def right(p, ref):
-        return (ref - p).exp() - 1 - (ref - p)
+    def tokens(new, old, a, low=0.8, high=1.2):
+        ratio = (new - old).exp()
+        return -torch.min(ratio * a, ratio.clamp(low, high) * a)
 
+    def loss(a=right_a[:, None], mask=mask, **limits):
+        return lambda p: (tokens(*p, a, **limits) * mask).sum() / mask.sum()
+
+    right, wide = loss(), {"low": 0.0, "high": 1e9}
+    always = lambda p: (p[0] - p[1]).exp().clamp(0.8, 1.2)  # noqa: E731
+    rows = lambda p: (tokens(*p, right_a[:, None]) * mask).sum(1) / lengths  # noqa: E731
     mistakes = [
-        (lambda p, ref: right(ref, p), "r is reference / policy, not the reverse"),
-        (lambda p, ref: p - ref, "that is k1, which can be negative"),
-        (lambda p, ref: (p - ref) ** 2 / 2, "that is k2"),
-        (lambda p, ref: right(p, ref) + 1, "where both agree it must be 0"),
-        (lambda p, ref: right(p, ref).mean(), "one number for each token"),
+        (lambda p: -right(p), "a loss is minus the objective"),
+        (loss((rewards / spread)[:, None]), "subtract the group's mean"),
+        (loss(rewards[:, None]), "these are rewards, not advantages"),
+        (loss((right_a * spread)[:, None]), "divide by the standard deviation too"),
+        (loss(large[:, None]), "std() divides by n - 1: leave it so"),
+        (loss(right_a[None]), "each token gets its completion's: advantages[:, None]"),
+        (loss(mask=everywhere), "the mask is not used"),
+        (lambda p: right(p) * mask.mean(), "divide by mask.sum(): padding is no token"),
+        (lambda p: rows(p).mean(), "a mean of means is grpo's; here all tokens count"),
+        (loss(**wide), "nothing is clipped here"),
+        (
+            lambda p: -(always(p) * right_a[:, None] * mask).sum() / mask.sum(),
+            "that always clips: where is min?",
+        ),
+        (lambda p: right(p.flip(0)), "the ratio is new / old"),
     ]
-    cases = [torch.tensor([[-1.0, -0.5, -2.0], [-1.0, -1.5, -0.5]])]
-    return compare(
-        pair(answer), pair(right), cases, [(pair(f), m) for f, m in mistakes]
-    )
+    generator = torch.Generator().manual_seed(0)
+    old = -2 * torch.rand(4, 4, generator=generator)
+    both = torch.stack([old + torch.randn(4, 4, generator=generator) / 2, old])
+    call = lambda p: answer(p[0], p[1], rewards.clone(), mask.clone())  # noqa: E731
+    if wrong := compare(call, right, [both], mistakes):
+        return wrong.rpartition("]]]: ")[2]  # without 32 log-probabilities
+    leaves = [both[0].clone().requires_grad_() for _ in range(2)]
+    for leaf, function in zip(leaves, (call, right), strict=True):
+        found = function([leaf, both[1]])
+        if not found.requires_grad:
+            return "no gradient reaches new: detach nothing here"
+        found.backward()
+    same = torch.allclose(leaves[0].grad, leaves[1].grad, atol=1e-6)
+    return None if same else "the value is right, its gradient is not"
 
 
 @exercise
@@ -143,3 +179,92 @@ def check_rloo(answer):
     ]
     groups = [[4.0, 2.0, 2.75, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0], [1.0, 3.0]]
     return compare(answer, right, [torch.tensor(group) for group in groups], mistakes)
+
+
+def tiny_model():
+    """Return a language model of 16 tokens that is ready at once; 2 ends a text."""
+    from transformers import LlamaConfig, LlamaForCausalLM  # takes seconds
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=16, num_hidden_layers=1, **sizes)
+    return LlamaForCausalLM(config).eval()
+
+
+def expected_move(
+    model, prompt, group: tuple, centre=True, scaled=True, masked=True, sign=1
+) -> torch.Tensor:
+    """Return how a step of plain gradient descent, rate 1, moves all weights.
+
+    `group` is (ids, mask, rewards); the switches take a piece of GRPO away.
+    """
+    ids, mask, rewards = group
+    texts = torch.cat([prompt.expand(len(ids), -1), ids], dim=1)
+    logps = model(texts).logits[:, prompt.shape[1] - 1 : -1].log_softmax(-1)
+    logps = logps.gather(-1, ids[..., None])[..., 0]
+    a = rewards - rewards.mean() if centre else rewards
+    a = a / (rewards.std() + 1e-4) if scaled else a
+    mask = mask if masked else torch.ones_like(mask)
+    objective = sign * (logps * a[:, None] * mask).sum() / mask.sum()
+    grads = torch.autograd.grad(objective, list(model.parameters()))
+    return torch.cat([grad.flatten() for grad in grads])
+
+
+MISSING = {
+    "sign": (-1, "a loss is minus the objective: this step goes the wrong way"),
+    "centre": (False, "subtract the group's mean from the rewards"),
+    "scaled": (False, "divide by the group's standard deviation"),
+    "masked": (False, "the mask is not used in the loss"),
+}
+
+
+@exercise
+def check_own_step(answer):
+    """3.8: a step (model, optimizer, prompt, pay) that returns the mean reward.
+
+    A tiny model takes two of them; each must move its weights as the gradient says.
+    """
+    if not callable(answer):
+        return "pass the function itself, not what it returns"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return fault_of_steps(answer, tiny_model())
+
+
+def fault_of_steps(step: Callable, model) -> str | None:
+    """Return what is wrong with two steps of a model, None where nothing is."""
+    optimizer, prompt = torch.optim.SGD(model.parameters(), 1.0), torch.arange(5, 9)
+    groups: list[tuple] = []
+    former = 0
+
+    def pay(ids, mask):
+        groups.append((ids, mask, torch.arange(len(ids)).remainder(5) + 1.0))
+        return groups[-1][2].clone()
+
+    def near(one: torch.Tensor, other: torch.Tensor) -> bool:
+        return bool((one - other).norm() <= 1e-2 * other.norm())
+
+    for number in (1, 2):
+        start = copy.deepcopy(model)
+        mean = step(model, optimizer, prompt[None], pay)
+        if mean is ...:
+            raise NotDone
+        if len(groups) != number:
+            return "call pay once in each step"
+        pairs = zip(model.parameters(), start.parameters(), strict=True)
+        moved = torch.cat([(new - old).detach().flatten() for new, old in pairs])
+        if not moved.any():
+            return "no weight moved: are backward() and optimizer.step() there?"
+        wanted = expected_move(start, prompt[None], groups[-1])
+        if not near(moved, wanted):
+            if number == 2 and near(moved, wanted + former):
+                return "the former step's gradient is still there: zero_grad()"
+            for name, (value, says) in MISSING.items():
+                other = expected_move(start, prompt[None], groups[-1], **{name: value})
+                if near(moved, other):
+                    return says
+            return "the weights do not move as the gradient of GRPO's loss says"
+        former = wanted
+    paid = groups[-1][2].mean().item()
+    if mean is None or abs(float(mean) - paid) > 1e-4:
+        return f"return the group's mean reward, {paid:.2f} here, not {mean}"
+    return None
