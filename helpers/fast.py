@@ -22,7 +22,7 @@ from .profiles import Profile
 
 CHECKED_TRL = ("1.16",)  # releases whose numbers tests/engine/test_fast.py compares
 TILE = 64  # tokens whose logits exist at a time
-LONGEST = 4096  # completion tokens of a group; beyond, packing costs more than it saves
+LONGEST = 4096  # completion tokens of a group: attention grows with their square
 ADAPTER = (".lora_A.default.weight", ".lora_B.default.weight")
 # Settings of a model that TRL's scoring reads, and of its generation_config that say
 # nothing about which token is drawn.

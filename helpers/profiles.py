@@ -183,7 +183,8 @@ def grpo_config(profile: Profile, output_dir: str, **settings):
     common |= {"logging_steps": 1, "logging_nan_inf_filter": False}
     # All are kept in completions/, none is printed.
     common |= {"log_completions": True, "num_completions_to_print": 0}
-    common["ddp_find_unused_parameters"] = False
+    if number() > 1:
+        common["ddp_find_unused_parameters"] = False
     grpo = dict(profile.grpo)
     shared = [name for name in MICRO_BATCH if grpo[name] % number() == 0]
     if not shared:

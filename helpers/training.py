@@ -140,7 +140,8 @@ class RunCallback(TrainerCallback):
                 return
             raise KeyboardInterrupt
         self.stopped = "Ctrl-C"
-        tqdm.write("Stopping after this step; Ctrl-C again loses the step.")
+        again = "; Ctrl-C again loses the step" if number() == 1 else ""
+        tqdm.write(f"Stopping after this step{again}.")
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Open the bar and take Ctrl-C over."""

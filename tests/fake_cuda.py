@@ -32,9 +32,10 @@ def label(x, cuda: bool):
 
 
 def is_device(x) -> bool:
-    """Say whether an argument names a device."""
-    named = isinstance(x, str) and x.partition(":")[0] in ("cuda", "cpu")
-    return named or isinstance(x, torch.device)
+    """Say whether an argument names the CPU or a GPU."""
+    if isinstance(x, torch.device):
+        return x.type in ("cuda", "cpu")
+    return isinstance(x, str) and x.partition(":")[0] in ("cuda", "cpu")
 
 
 class FakeCuda(TorchFunctionMode):
@@ -43,7 +44,7 @@ class FakeCuda(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
         if func == torch.Tensor.device.__get__:
-            return CUDA if is_cuda(args[0]) else CPU
+            return CUDA if is_cuda(args[0]) else func(*args)  # CPU, or meta
         if func == torch.Tensor.is_cuda.__get__:
             return is_cuda(args[0])
         if name in QUESTIONS:

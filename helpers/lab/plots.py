@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Image, display
 from matplotlib import pyplot
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from .. import CourseError
@@ -246,4 +247,48 @@ def plot_run(run: Path, step: int | None = None) -> Figure:
     draw(3, "entropy", {"entropy": "entropy"}, "nats")
     draw(4, "gradient norm", {"grad_norm": "norm"})
     draw(5, "time", {"step_time": "seconds"}, "seconds a step")
+    return figure
+
+
+def plot_mask(owner: list[int], sees) -> Figure:
+    """Return the picture of an attention mask: coloured where a row sees a column.
+
+    `owner` says of each token to whom it belongs (0 is the prompt), `sees` (tokens,
+    tokens) what it may see; a square has the colour of the token that is seen.
+    """
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    colors = [[who + 1 if yes else 0 for who, yes in zip(owner, row, strict=True)]
+              for row in sees.tolist()]  # fmt: skip
+    palette = ["white", "#999999", "#0072B2", "#E69F00", "#009E73"]
+    axes.imshow(colors, cmap=ListedColormap(palette), vmin=0, vmax=4)
+    axes.set_xticks(range(len(owner)), owner)
+    axes.set_yticks(range(len(owner)), owner)
+    axes.set(xlabel="owner of the token that is seen", ylabel="owner of who sees it")
+    edges = [place + 0.5 for place in range(len(owner) - 1)]
+    axes.hlines(edges, -0.5, len(owner) - 0.5, color="#DDDDDD", lw=0.5)
+    axes.vlines(edges, -0.5, len(owner) - 0.5, color="#DDDDDD", lw=0.5)
+    return figure
+
+
+def plot_ladder(ladder: dict[str, dict[str, float]]) -> Figure:
+    """Return one bar of seconds for each state of a step, in order, split into parts.
+
+    `ladder` maps a name to the seconds of its parts; all have the same parts.
+    """
+    figure = Figure(figsize=(9.5, 0.6 + 0.32 * len(ladder)), layout="constrained")
+    axes, left = figure.subplots(), [0.0] * len(ladder)
+    fills = zip(("#0072B2", "#E69F00", "#999999"), ("", "//", ".."), strict=True)
+    for part, (color, hatch) in zip(next(iter(ladder.values())), fills, strict=True):
+        wide = [seconds[part] for seconds in ladder.values()]
+        style = {"color": color, "hatch": hatch, "edgecolor": "white", "label": part}
+        axes.barh(range(len(ladder)), wide, left=left, **style)
+        left = [sum(pair) for pair in zip(left, wide, strict=True)]
+    for place, whole in enumerate(left):
+        axes.text(whole, place, f" {whole:.1f}", va="center", fontsize=8)
+    axes.set_yticks(range(len(ladder)), ladder)
+    axes.set(xlabel="seconds of a step", xlim=(0, 1.08 * max(left)))
+    axes.invert_yaxis()
+    axes.legend(loc="lower right", fontsize="small")
+    axes.spines[["top", "right"]].set_visible(False)
     return figure

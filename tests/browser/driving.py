@@ -18,7 +18,9 @@ def run_all(page, address: str, name: str, count: int, seconds: int = 300) -> No
     page.wait_for_selector(idle, timeout=60_000)
     ask = page.get_by_role("button", name="Select Kernel")
     prompts, end = page.locator(".jp-CodeCell .jp-InputPrompt"), time.time() + seconds
-    failed = page.locator('[data-mime-type="application/vnd.jupyter.error"]')
+    # JupyterLab shows an error as it shows what was printed to stderr.
+    failed = page.locator('[data-mime-type="application/vnd.jupyter.stderr"]')
+    failed = failed.filter(has_text="Error")
     while prompts.nth(count - 1).inner_text().strip() != f"[{count}]:":
         assert time.time() < end, prompts.all_inner_texts()
         assert failed.all_inner_texts() == []  # the cells after it would never run

@@ -3,14 +3,10 @@
 from tests.browser.driving import assert_no_warning, keep_cells, run_all, shot
 
 # The cells that the playground needs, by a text of each.
-NEEDED = ("colab.set_up()", "rows = truth_table()", "print(XML_TAGS)")
-NEEDED += (
-    "def differences(",
-    "import show\n",
-    "def points_of",
-    "asked = load_questions",
-)
-NEEDED += ("written = [", "reward_playground(samples)")
+NEEDED = ("colab.set_up()", "def completion_text(", "rows = truth_table()")
+NEEDED += ("print(XML_TAGS)",)
+NEEDED += ("def differences(", "def common_points(", "import show\n", "def points_of")
+NEEDED += ("asked = load_questions", "written = [", "reward_playground(samples)")
 
 
 def test_bars_move_as_one_types(jupyterlab, page, expect, clone, embedded_model):

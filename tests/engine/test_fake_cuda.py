@@ -135,6 +135,16 @@ def test_a_module_left_on_the_cpu_is_caught(cuda):
         generate(model, prompts_of(3), 4, 8, 1.0, [5])
 
 
+def test_a_model_loads_there_as_anywhere(tiny_model):
+    """Buffers too: transformers makes them on the meta device, and fills them later."""
+    plain, _ = load_model_and_tokenizer(str(tiny_model), "fp16")
+    with FakeCuda():
+        moved, _ = load_model_and_tokenizer(str(tiny_model), "fp16")
+    known = {name: buffer.clone() for name, buffer in plain.named_buffers()}
+    assert known and known.keys() == dict(moved.named_buffers()).keys()
+    assert all(torch.equal(b, known[name]) for name, b in moved.named_buffers())
+
+
 CALLS = {
     "a sum": lambda a, b: a + b,
     "a sum with a number": lambda a, b: a + b.sum(),

@@ -223,3 +223,12 @@ def test_a_time_budget_saves_the_last_step_that_fits(stopped, monkeypatch):
     assert go_on(stopped, reward, 2.5) == "2.5 minutes leave no time for another step"
     assert steps(stopped) == [1, 2]
     assert runs.last_checkpoint(stopped)[0] == 2
+
+
+@pytest.mark.parametrize(("processes", "again"), [("1", True), ("2", False)])
+def test_a_second_ctrl_c_is_offered_where_it_does_something(
+    processes, again, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    training.RunCallback(tmp_path).on_interrupt()
+    assert ("Ctrl-C again loses the step" in capsys.readouterr().out) == again

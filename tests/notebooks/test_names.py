@@ -46,7 +46,7 @@ def test_a_name_that_two_cells_bind_and_a_third_reads_is_found():
 MEANT = {"profile", "model", "trainer"}
 
 
-@pytest.mark.parametrize("number", ["05", "06"])
+@pytest.mark.parametrize("number", ["05", "06", "08"])
 def test_a_name_means_one_thing_in_a_notebook(number):
     sources = [cell.source for cell in cells(number) if cell.cell_type == "code"]
     assert reused(sources) <= MEANT
