@@ -100,12 +100,12 @@ def build_cache(folder: Path) -> None:
         gguf, done = download_gguf(Path(scratch)), Path(scratch) / "done"
         source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
         model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-        # The weights are plain float32 by now; transformers refuses to save a model
-        # that still carries the record of its former quantization.
-        model.hf_quantizer = None
-        del model.config.quantization_config
+        model.hf_quantizer = None  # weights are plain float32 by now
+        vars(model.config).pop("quantization_config", None)
         model.save_pretrained(done)
-        AutoTokenizer.from_pretrained(**source).save_pretrained(done)
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"  # 5.15 reads others
+        tokenizer.save_pretrained(done)
         seal(done)
         os.replace(done, folder)
 
