@@ -49,6 +49,7 @@ def test_the_cache_is_the_same_whatever_transformers_reads(
     def read(*_, **__):
         other = copy.deepcopy(tokenizer)
         other.eos_token, other.pad_token = eos, None
+        other.clean_up_tokenization_spaces = True
         return other
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
@@ -61,6 +62,7 @@ def test_the_cache_is_the_same_whatever_transformers_reads(
     made = AutoTokenizer.from_pretrained(cache / "made")
     assert (made.eos_token, made.pad_token) == ("<|im_end|>", "<|im_end|>")
     assert made.eos_token_id == tokenizer.eos_token_id
+    assert not made.clean_up_tokenization_spaces
 
 
 def test_a_wrong_checksum_is_refused_and_leaves_nothing(cache, monkeypatch):
