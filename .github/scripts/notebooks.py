@@ -7,14 +7,17 @@ what is wrong with a notebook; `run` executes notebooks in place.
 
 import argparse
 import ast
+import contextlib
 import datetime
 import hashlib
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import time
+import tomllib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +60,10 @@ STAMPED = ("pyproject.toml", "README.md", "CITATION.cff", ".github/CONTRIBUTING.
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 ON_GPU = ("05", "06", "10")  # what Colab opens with a T4
 MAX_LINES, MAX_COLUMNS, MAX_BYTES = 30, 88, 500_000
+MEDIAN_LINES, MAX_DRAWING = 10, 5  # of a notebook's code cells; lines that draw, in one
+NEAR = 3  # cells before and after an exercise that must not give it away
+NUMBERS = ROOT / ".github" / "scripts" / "numbers.toml"
+NUMBER = re.compile(r"(?<![\w.,/#§-])\d[\d,]*(?:\.\d+)?(?![\w]|[.,]\d)")
 SECRET = re.compile(
     r"\b(?:hf_\w{30,}|gh[pousr]_\w{30,}|github_pat_\w{30,}|sk-[\w-]{30,}|AKIA\w{16})"
 )
@@ -332,6 +339,114 @@ def rule_markdown(path, nb):
     later = [other.name for other in others if other.name > path.name][:1]
     if later and f"({later[0]})" not in nb.cells[-1].source:
         yield f"the recap does not link to {later[0]}"
+
+
+def rule_reading(path, nb):
+    """Code cells are short as a rule; drawing is done by helpers.lab."""
+    sizes = [len(cell.source.splitlines()) for cell in code_cells(nb)[1:]]
+    if sizes and statistics.median(sizes) > MEDIAN_LINES:
+        yield f"half of the code cells have more than {MEDIAN_LINES} lines"
+    for number, cell in enumerate(code_cells(nb), 1):
+        drawing = re.findall(
+            r"^\s*(?:axes?|ax|left|right|plt|pyplot|figure)(?:\[.*\])?\.\w+\(",
+            cell.source,
+            re.MULTILINE,
+        )
+        if len(drawing) > MAX_DRAWING:
+            yield f"code cell {number}: {len(drawing)} lines draw, {MAX_DRAWING} at most"
+
+
+def squeezed(text: str) -> str:
+    """Return a text without blanks; code is first written as Python would write it."""
+    with contextlib.suppress(SyntaxError):
+        text = ast.unparse(ast.parse(text))
+    return re.sub(r"\s+", "", text)
+
+
+def solution_parts(folded: str) -> list[str]:
+    """Return what the solution of an exercise computes: each longer right-hand side."""
+    solution = re.search(r"<summary>Solution</summary>(.*)", folded, re.DOTALL)
+    blocks = re.findall(
+        r"```python\n(.*?)```", solution[1] if solution else "", re.DOTALL
+    )
+    parts = []
+    for block in blocks:
+        with contextlib.suppress(SyntaxError):
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.Return | ast.Assign) and node.value:
+                    parts.append(squeezed(ast.unparse(node.value)))
+    return [part for part in parts if len(part) >= 18]
+
+
+def rule_spoilers(path, nb):
+    """No exercise is solved in the cells around it, folded solutions aside."""
+    cells = nb.cells
+    for place, cell in enumerate(cells):
+        if not is_exercise(cell) or place + 1 == len(cells):
+            continue
+        near = cells[max(0, place - NEAR - 1) : place + NEAR + 2]
+        texts = {
+            id(other): squeezed(
+                re.sub(r"<details>.*?</details>", "", other.source, flags=re.DOTALL)
+            )
+            for other in near
+            if other is not cell
+        }
+        for part in solution_parts(cells[place + 1].source):
+            if part in squeezed(cell.source):
+                continue
+            for number, other in enumerate(cells, 1):
+                if part in texts.get(id(other), ""):
+                    yield f"cell {number} gives away the exercise in cell {place + 1}"
+
+
+def prose(source: str) -> str:
+    """Return what a Markdown cell says, without code, formulas, addresses and titles."""
+    source = re.sub(r"```.*?```", "", source, flags=re.DOTALL)
+    source = re.sub(r"`[^`]*`|\$[^$\n]+\$|https?://\S+", "", source)
+    return re.sub(r"\]\([^)]*\)|^#.*$", "", source, flags=re.MULTILINE)
+
+
+def rule_numbers(path, nb):
+    """A number in Markdown stands in an output or the code, or in numbers.toml.
+
+    Whole numbers to 20, per cents of intervals and years are let pass; so is what rounds
+    to the number, or a hundredth of it.
+    """
+    shown = "\n".join(
+        text
+        for cell in code_cells(nb)
+        for text in (
+            cell.source,
+            *(
+                t
+                for out in cell.outputs
+                for t in (
+                    *texts_of(out),
+                    str(out.metadata if "metadata" in out else ""),
+                )
+            ),
+        )
+    )
+    there = {
+        float(n.replace(",", "")) for n in re.findall(r"\d[\d,]*(?:\.\d+)?", shown)
+    }
+    allowed = tomllib.loads(NUMBERS.read_text(encoding="utf-8")).get(path.name[:2], {})
+    own = rf"{int(path.name[:2])}\.\d{{1,2}}"  # a section
+    for number, cell in enumerate(nb.cells, 1):
+        if cell.cell_type != "markdown":
+            continue
+        for text in NUMBER.findall(prose(cell.source)):
+            value, digits = float(text.replace(",", "")), len(text.partition(".")[2])
+            if (not digits and value <= 20) or text in ("95", "100"):
+                continue
+            if re.fullmatch(r"(?:19|20)\d\d", text) or re.fullmatch(own, text):
+                continue
+            near = any(
+                value in (round(n, digits), round(100 * n, digits)) for n in there
+            )
+            if not near and text not in allowed:
+                yield f"cell {number}: {text} stands in no output and not in numbers.toml"
 
 
 def rule_secrets(path, nb):
