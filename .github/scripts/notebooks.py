@@ -8,6 +8,7 @@ notebook first uses them; `run` executes notebooks in place.
 
 import argparse
 import ast
+import bisect
 import contextlib
 import datetime
 import hashlib
@@ -570,7 +571,8 @@ def glossary(text: str) -> dict[str, re.Pattern]:
     """
     terms = {}
     for anchor, stars, name, others in ENTRY.findall(text):
-        forms = "|".join(map(re.escape, [name, *filter(None, others.split(", "))]))
+        forms = sorted([name, *filter(None, others.split(", "))], key=len, reverse=True)
+        forms = "|".join(map(re.escape, forms))
         if stars == "***":
             terms[anchor] = re.compile(rf"(?<=\*)(?:{forms})(?=\*)")
         else:
@@ -582,22 +584,26 @@ def glossary(text: str) -> dict[str, re.Pattern]:
 def uses(source: str, terms: dict) -> list[tuple[int, int, str, bool, bool]]:
     """Return where a Markdown text uses terms: start, end, anchor, explained?, folded?
 
-    A link to the glossary explains a term, and so does bold type. Code, formulas,
-    titles and other links do not count; of two terms at one place the longer one does.
+    A link to the glossary explains a term, and so does bold type, in all of its
+    paragraph. Code, formulas, titles and other links do not count; of two terms at one
+    place the longer one does.
     """
     plain = NO_PROSE.sub(lambda m: " " * len(m[0]), source)
     found = [(*m.span(), a) for a, form in terms.items() for m in form.finditer(plain)]
-    chosen = []
+    ends = [m.end() for m in re.finditer(r"\n\s*\n", source)]  # of paragraphs
+    folds = [range(*m.span()) for m in FOLDED.finditer(source)]
+    chosen, bold = [], set()
     for start, end, anchor in sorted(found, key=lambda each: each[0] - each[1]):
         if all(end <= other[0] or start >= other[1] for other in chosen):
-            bold = source[:start].endswith("**") and source[end:].startswith("**")
-            chosen.append((start, end, anchor, bold))
-    chosen += [(*m.span(), m[1], True) for m in GLOSSARY_LINK.finditer(source)]
-    folds = [m.span() for m in FOLDED.finditer(source)]
+            chosen.append((start, end, anchor))
+            if source[:start].endswith("**") and source[end:].startswith("**"):
+                bold.add((bisect.bisect(ends, start), anchor))
+    links = [(*m.span(), m[1]) for m in GLOSSARY_LINK.finditer(source)]
     return [
-        (*each, any(start <= each[0] < end for start, end in folds))
-        for each in sorted(chosen)
-    ]
+        (*each, each in links or (bisect.bisect(ends, each[0]), each[2]) in bold,
+         any(each[0] in fold for fold in folds))
+        for each in sorted(chosen + links)
+    ]  # fmt: skip
 
 
 def unexplained(nb, terms: dict) -> Iterator[tuple[int, int, int, str]]:
