@@ -393,10 +393,13 @@ def unfolded(source: str, *kinds: str) -> str:
 
 
 def squeezed(text: str) -> str:
-    """Return a text without blanks; code is first written as Python would write it."""
+    """Return a text without blanks, its Python written in one way."""
+    text = re.sub(
+        r"```python\n(.*?)```", lambda m: squeezed(m[1]), text, flags=re.DOTALL
+    )
     with contextlib.suppress(SyntaxError):
         text = ast.unparse(ast.parse(text))
-    return re.sub(r"\s+", "", text)
+    return re.sub(r"\s+", "", text).replace('"', "'")
 
 
 def solution_parts(solution: str) -> set[str]:
@@ -628,10 +631,10 @@ def rule_glossary(path, nb):
     for place, start, end, _ in unexplained(nb, terms):
         text = nb.cells[place].source[start:end]
         yield f"cell {place + 1}: {text!r} is used before it is linked or explained"
-    for number, cell in enumerate(markdown_cells(nb), 1):
-        for link in GLOSSARY_LINK.finditer(cell.source):
-            if link[1] not in terms:
-                yield f"Markdown cell {number}: the glossary has no {link[1]!r}"
+    for number, cell in enumerate(nb.cells, 1):
+        for linked in GLOSSARY_LINK.findall(cell.source):
+            if linked not in terms:
+                yield f"cell {number}: the glossary has no {linked!r}"
 
 
 def glossary_problems(text: str, paths: list[Path]) -> list[str]:
