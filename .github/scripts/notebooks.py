@@ -1,20 +1,25 @@
-"""The notebooks' gates: python .github/scripts/notebooks.py stamp | check | run.
+"""The notebooks' gates: .github/scripts/notebooks.py stamp | check | link | run.
 
 `stamp OWNER/NAME` writes the repository's address, which stands in pyproject.toml, into
 badges, set-up cells and README; `stamp --check` says where they disagree. `check` says
-what is wrong with a notebook; `run` executes notebooks in place.
+what is wrong with a notebook; `link` links the terms of notebooks/README.md where a
+notebook first uses them; `run` executes notebooks in place.
 """
 
 import argparse
 import ast
+import bisect
+import contextlib
 import datetime
 import hashlib
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import time
+import tomllib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +62,25 @@ STAMPED = ("pyproject.toml", "README.md", "CITATION.cff", ".github/CONTRIBUTING.
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 ON_GPU = ("05", "06", "10")  # what Colab opens with a T4
 MAX_LINES, MAX_COLUMNS, MAX_BYTES = 30, 88, 500_000
+# Lines of code at the median, and lines that draw, where they are more than 10 and 5.
+MEDIAN_LINES, MAX_DRAWING = {"10": 12}, {("09", 18): 9}
+NEAR = 3  # cells before and after an exercise that must not give it away
+GLOSSARY, MAX_TERMS = ROOT / "notebooks" / "README.md", 60
+ENTRY = re.compile(
+    r'^- <a id="([\w-]+)"></a>(\*{2,3})([^*]+)\2(?: \(also ([^)]+)\))?: .+$',
+    re.MULTILINE,
+)
+GLOSSARY_LINK = re.compile(r"\[[^\]]+\]\(README\.md#([\w-]+)\)")
+FOLDED = re.compile(r"<details><summary>(\w+).*?</details>", re.DOTALL)
+NO_PROSE = re.compile(  # code, formulas, links, HTML, titles, indented code
+    r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]+\$|!?\[[^\]]*\]\([^)]*\)"
+    r"|<summary>.*?</summary>|<[^>]+>|^#[^\n]*$|^ {4,}\S[^\n]*$|https?://\S+",
+    re.DOTALL | re.MULTILINE,
+)
+NUMBERS = ROOT / ".github" / "scripts" / "numbers.toml"
+NUMBER = re.compile(r"(?<![\w.,/#§-])\d+(?:,\d{3})*(?:\.\d+)?(?![\w]|[.,]\d)")
+UNIT = r"[ -]?(?:%|(?:s|ms|seconds?|minutes?|hours?|[kMG]i?B|[TG]?FLOP|nats?|times)\b)"
+SUMS, SUM_BEFORE = ("= ", " =", " ×", " ·", " /", "² "), r"(?:[=×·√≈]|\d [+−/]) ?\(?$"
 SECRET = re.compile(
     r"\b(?:hf_\w{30,}|gh[pousr]_\w{30,}|github_pat_\w{30,}|sk-[\w-]{30,}|AKIA\w{16})"
 )
@@ -334,6 +358,154 @@ def rule_markdown(path, nb):
         yield f"the recap does not link to {later[0]}"
 
 
+def rule_lengths(path, nb):
+    """Code cells are short as a rule; drawing is done by helpers.lab."""
+    sizes = [len(cell.source.splitlines()) for cell in code_cells(nb)[1:]]
+    if sizes and statistics.median(sizes) > MEDIAN_LINES.get(path.name[:2], 10):
+        yield f"code cells have {statistics.median(sizes):.0f} lines at the median"
+    draws = r"^\s*(?:axes?|ax|left|right|plt|pyplot|figure)(?:\[.*\])?\.\w+\("
+    for number, cell in enumerate(code_cells(nb), 1):
+        lines = len(re.findall(draws, cell.source, re.MULTILINE))
+        if lines > MAX_DRAWING.get((path.name[:2], number), 5):
+            yield f"code cell {number}: {lines} lines draw, 5 at most"
+
+
+def rule_reading(path, nb):
+    """Minutes to read and solve follow from words, lines of code and exercises."""
+    texts = [cell.source for cell in markdown_cells(nb)]
+    words = sum(len(text.split()) for text in texts)
+    lines = sum(len(cell.source.splitlines()) for cell in code_cells(nb)[1:])
+    titles = r"^### Exercise .*?, (\d+) minutes\)$"
+    exercises = sum(map(int, re.findall(titles, "\n".join(texts), re.MULTILINE)))
+    needed = words / 200 + lines / 6 + exercises  # 200 words a minute, 10 s a line
+    stated = re.search(
+        r"(\d+)(?= to read and solve)|to read and solve \| (\d+)", texts[0]
+    )
+    if not stated:
+        yield "the first cell does not say how many minutes it is 'to read and solve'"
+    elif abs(int(stated[1] or stated[2]) - needed) > needed / 10:
+        yield f"{stated[0]}: words, code and exercises make {needed:.0f} minutes"
+
+
+def unfolded(source: str, *kinds: str) -> str:
+    """Return a Markdown text without what is folded, or without these kinds of it."""
+    return FOLDED.sub(lambda m: "" if not kinds or m[1] in kinds else m[0], source)
+
+
+def squeezed(text: str) -> str:
+    """Return a text without blanks, its Python written in one way."""
+    text = re.sub(
+        r"```python\n(.*?)```", lambda m: squeezed(m[1]), text, flags=re.DOTALL
+    )
+    with contextlib.suppress(SyntaxError):
+        text = ast.unparse(ast.parse(text))
+    return re.sub(r"\s+", "", text).replace('"', "'")
+
+
+def solution_parts(solution: str) -> set[str]:
+    """Return what a solution computes: each right-hand side of some length."""
+    parts = []
+    for block in re.findall(r"```python\n(.*?)```", solution, re.DOTALL):
+        with contextlib.suppress(SyntaxError):
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.Return | ast.Assign) and node.value:
+                    parts.append(squeezed(ast.unparse(node.value)))
+    return {part for part in parts if len(part) >= 18}
+
+
+def told(cell) -> set[str]:
+    """Return the numbers that every reader of a cell sees, other exercises left out."""
+    texts = [unfolded(cell.source).partition("### Exercise")[0]]
+    if "nbval-check-output" in cell.metadata.get(
+        "tags", []
+    ):  # the same on each machine
+        texts += [
+            text for output in cell.get("outputs", []) for text in texts_of(output)
+        ]
+    return set(NUMBER.findall("\n".join(texts)))
+
+
+def rule_spoilers(path, nb):
+    """No exercise is solved in the cells around it, folded solutions aside.
+
+    A cell solves it that holds most of the solution's code, or a result (a number of
+    three digits or more) that the solution's text names.
+    """
+    for place, cell in enumerate(nb.cells[:-1]):
+        if not is_exercise(cell):
+            continue
+        folds = {m[1]: m[0] for m in FOLDED.finditer(nb.cells[place + 1].source)}
+        solution = folds.get("Solution", "")
+        parts = solution_parts(solution)
+        asked = nb.cells[place - 1].source.rpartition("### Exercise")[2] + cell.source
+        results = set(NUMBER.findall(prose(solution))) - set(NUMBER.findall(asked))
+        results = {each for each in results if len(re.sub(r"\D", "", each)) > 2}
+        span = slice(max(0, place - NEAR - 1), place + NEAR + 2)
+        for near, other in list(enumerate(nb.cells, 1))[span]:
+            text = squeezed(unfolded(other.source))
+            given = sum(len(part) for part in parts if part in text)
+            if other is not cell and given > sum(map(len, parts)) / 2:
+                yield f"cell {near} gives away the exercise in cell {place + 1}"
+            for each in sorted(results & told(other)):
+                yield f"cell {near} names {each}, a result of cell {place + 1}"
+
+
+def prose(source: str) -> str:
+    """Return a Markdown text without its code, formulas, addresses and titles."""
+    source = re.sub(r"```.*?```|\$\$.*?\$\$", "", source, flags=re.DOTALL)
+    other = r"`[^`]*`|\$[^$\n]+\$|https?://\S+|^    .*$|\]\([^)]*\)|^#.*$"
+    return re.sub(other, "", source, flags=re.MULTILINE)
+
+
+def claims(nb) -> Iterator[tuple[int, str]]:
+    """Yield the numbers that a notebook's text claims, each with its cell's number.
+
+    They are those with decimals and those with a unit. Left out are exercises with
+    their hints and solutions, which bring their own; sums, which show how they are
+    made; what stands beside a link to its source; and the table of minutes.
+    """
+    for number, cell in enumerate(nb.cells, 1):
+        if cell.cell_type != "markdown":
+            continue
+        text = unfolded(cell.source, "Hint", "Solution").partition("### Exercise")[0]
+        for block in re.split(r"\n\s*\n|\n(?=[-|])", text):
+            minutes = number == 1 and block.startswith("|")
+            if minutes or re.search(r"\]\((?!README\.md#|\d\d_)[^)]+\)", block):
+                continue
+            plain = prose(block)
+            for found in NUMBER.finditer(plain):
+                before, after = plain[: found.start()], plain[found.end() :]
+                unit = "." in found[0] or re.match(UNIT, after)
+                if unit and not re.search(SUM_BEFORE, before) and after[:2] not in SUMS:
+                    yield number, found[0]
+
+
+def rule_numbers(path, nb):
+    """A number that the text claims stands in an output or the code.
+
+    So does what rounds to it, or is a hundredth of it. Others stand in numbers.toml,
+    with where they are from. Whole numbers to 20, 95 and 100 are let pass.
+    """
+    shown = [cell.source for cell in code_cells(nb)]
+    for output in (output for cell in code_cells(nb) for output in cell.outputs):
+        shown += [*texts_of(output), str(output.get("metadata", ""))]
+    there = re.findall(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?", "\n".join(shown))
+    there = {float(each.replace(",", "")) for each in there}
+    allowed = tomllib.loads(NUMBERS.read_text(encoding="utf-8")).get(path.name[:2], {})
+    allowed = {each for group in allowed.values() for each in group}
+    section = rf"{int(path.name[:2])}\.\d{{1,2}}"
+    for number, text in claims(nb):
+        value, digits = float(text.replace(",", "")), len(text.partition(".")[2])
+        passes = not digits and (value <= 20 or value in (95, 100))
+        passes |= bool(re.fullmatch(section, text)) or text in allowed
+        near = any(
+            round(each, digits) == value or round(100 * each, digits) == value
+            for each in there
+        )
+        if not passes and not near:
+            yield f"cell {number}: {text} stands in no output and not in numbers.toml"
+
+
 def rule_secrets(path, nb):
     """No secret anywhere, no path of a machine in an output."""
     for number, cell in enumerate(nb.cells, 1):
@@ -389,6 +561,111 @@ def rule_colab(path, nb):
     wanted = ("GPU", "T4") if path.name[:2] in ON_GPU else (None, None)
     if there != wanted:
         yield f"accelerator and colab.gpuType are {there}, expected {wanted}"
+
+
+# --- the glossary ---------------------------------------------------------------------
+
+
+def glossary(text: str) -> dict[str, re.Pattern]:
+    """Return the glossary's anchors, each with what finds a use of its term.
+
+    A term that the glossary shows in italics is an everyday word too, and is found in
+    italics or bold alone. Letters count as they are where a term has capitals.
+    """
+    terms = {}
+    for anchor, stars, name, others in ENTRY.findall(text):
+        forms = sorted([name, *filter(None, others.split(", "))], key=len, reverse=True)
+        forms = "|".join(map(re.escape, forms))
+        if stars == "***":
+            terms[anchor] = re.compile(rf"(?<=\*)(?:{forms})(?=\*)")
+        else:
+            flags = re.IGNORECASE if forms == forms.lower() else 0
+            terms[anchor] = re.compile(rf"(?<![\w@-])(?:{forms})s?(?![\w@-])", flags)
+    return terms
+
+
+def uses(source: str, terms: dict) -> list[tuple[int, int, str, bool, bool]]:
+    """Return where a Markdown text uses terms: start, end, anchor, explained?, folded?
+
+    A link to the glossary explains a term, and so does bold type, in all of its
+    paragraph. Code, formulas, titles and other links do not count; of two terms at one
+    place the longer one does.
+    """
+    plain = NO_PROSE.sub(lambda m: " " * len(m[0]), source)
+    found = [(*m.span(), a) for a, form in terms.items() for m in form.finditer(plain)]
+    ends = [m.end() for m in re.finditer(r"\n\s*\n", source)]  # of paragraphs
+    folds = [range(*m.span()) for m in FOLDED.finditer(source)]
+    chosen, bold = [], set()
+    for start, end, anchor in sorted(found, key=lambda each: each[0] - each[1]):
+        if all(end <= other[0] or start >= other[1] for other in chosen):
+            chosen.append((start, end, anchor))
+            if source[:start].endswith("**") and source[end:].startswith("**"):
+                bold.add((bisect.bisect(ends, start), anchor))
+    links = [(*m.span(), m[1]) for m in GLOSSARY_LINK.finditer(source)]
+    return [
+        (*each, each in links or (bisect.bisect(ends, each[0]), each[2]) in bold,
+         any(each[0] in fold for fold in folds))
+        for each in sorted(chosen + links)
+    ]  # fmt: skip
+
+
+def unexplained(nb, terms: dict) -> Iterator[tuple[int, int, int, str]]:
+    """Yield each use of a term that nothing has explained: cell, start, end, anchor.
+
+    What is explained in a folded text is not yet explained to one who leaves it folded.
+    """
+    seen, opened = set(), set()
+    for place, cell in enumerate(nb.cells):
+        if cell.cell_type != "markdown":
+            continue
+        for start, end, anchor, explained, folded in uses(cell.source, terms):
+            if not explained and anchor not in (seen if folded else opened):
+                yield place, start, end, anchor
+            seen.add(anchor)
+            opened |= set() if folded else {anchor}
+
+
+def rule_glossary(path, nb):
+    """A term of the glossary is linked, or explained in bold, at its first use."""
+    terms = glossary(GLOSSARY.read_text(encoding="utf-8"))
+    for place, start, end, _ in unexplained(nb, terms):
+        text = nb.cells[place].source[start:end]
+        yield f"cell {place + 1}: {text!r} is used before it is linked or explained"
+    for number, cell in enumerate(nb.cells, 1):
+        for linked in GLOSSARY_LINK.findall(cell.source):
+            if linked not in terms:
+                yield f"cell {number}: the glossary has no {linked!r}"
+
+
+def glossary_problems(text: str, paths: list[Path]) -> list[str]:
+    """Return what is wrong with the glossary as a whole, a line each."""
+    terms, entries = glossary(text), re.findall(r"^- <a id=.*", text, re.MULTILINE)
+    odd = [entry for entry in entries if not ENTRY.match(entry)]
+    problems = [f"no entry of the glossary: {entry[:60]}" for entry in odd]
+    if len(entries) > MAX_TERMS:
+        problems.append(f"the glossary has {len(entries)} terms, {MAX_TERMS} at most")
+    if len(terms) < len(entries) - len(odd):
+        problems.append("two terms of the glossary have the same anchor")
+    cells = [c for path in paths for c in markdown_cells(nbformat.read(path, 4))]
+    used = {each[2] for cell in cells for each in uses(cell.source, terms)}
+    problems += [
+        f"no notebook uses {a!r} of the glossary" for a in terms if a not in used
+    ]
+    return [f"{GLOSSARY.name}: {problem}" for problem in problems]
+
+
+def link(path: Path) -> int:
+    """Link the terms that a notebook uses unexplained; return how many."""
+    nb = nbformat.read(path, as_version=4)
+    terms = glossary(GLOSSARY.read_text(encoding="utf-8"))
+    places = list(unexplained(nb, terms))
+    for place, start, end, anchor in reversed(places):
+        text = nb.cells[place].source
+        named = f"[{text[start:end]}]({GLOSSARY.name}#{anchor})"
+        nb.cells[place].source = text[:start] + named + text[end:]
+    if places:
+        nbformat.write(nb, path)
+    return len(places)
 
 
 RULES = [rule for name, rule in list(globals().items()) if name.startswith("rule_")]
@@ -463,6 +740,8 @@ def main() -> int:
     p.add_argument("--check", action="store_true", help="change nothing")
     p = commands.add_parser("check", help="say what is wrong with notebooks")
     p.add_argument("names", nargs="*", metavar="NAME", help="such as 03; default all")
+    p = commands.add_parser("link", help="link the glossary's terms where they come up")
+    p.add_argument("names", nargs="*", metavar="NAME", help="such as 03; default all")
     p = commands.add_parser("run", help="execute notebooks in place")
     p.add_argument("names", nargs="*", metavar="NAME", help="such as 03; default all")
     args = top.parse_args()
@@ -470,8 +749,15 @@ def main() -> int:
         for path in notebooks(args.names):
             run(path)
         return 0
+    if args.command == "link":
+        for path in notebooks(args.names):
+            print(f"{path.name}: {link(path)} links")
+        return 0
     if args.command == "check":
         problems = [text for path in notebooks(args.names) for text in check(path)]
+        if not args.names:
+            text = GLOSSARY.read_text(encoding="utf-8")
+            problems += glossary_problems(text, notebooks())
     elif args.check:
         problems = disagreements(args.repository)
     elif args.repository:

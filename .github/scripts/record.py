@@ -9,7 +9,8 @@ in an hour and a half (predicted), each on the kind of CPU that it is started on
 Keeps what plots, widgets and tests read: config.json, log.jsonl, evaluation.json,
 evaluation.parquet, report.md with its figure, a task's file; of the profiles' runs also
 the adapter in fp16 and, as group.json, one group of completions. Draws before_after.png
-and loop.png where one of the runs is theirs.
+and the pictures of the loop (loop.png, and those with the parts marked that a notebook
+is about) where one of the runs is theirs. `record.py --loop` draws these alone.
 """
 
 import json
@@ -32,6 +33,11 @@ from helpers.runs import load_run  # noqa: E402
 RECORDED = ROOT / "notebooks" / "recorded"
 FILES = ("config.json", "log.jsonl", "evaluation.json", "evaluation.parquet")
 FILES += ("report.md", "rewards.png")
+LOOP = RECORDED / "cpu_quick-seed0"  # whose group the pictures of the loop show
+MARKED = {
+    "03": ("rewards", "advantages", "update"),
+    "08": ("completions", "update"),
+}
 OWN_TASK = ["--profile", "cpu_quick", "--task", "notebooks/my_task.py"]
 OWN_TASK += ["--set", "num_examples=2", "--set", "max_prompt_length=256"]
 RECIPES = {name: ["--profile", name] for name in ("cpu", "cpu_quick")}
@@ -79,6 +85,14 @@ def find_group(run: Path, right: int = 3) -> dict:
     return found | {"advantages": group["advantage"].round(4).tolist()}
 
 
+def draw_loops() -> None:
+    """Draw loop.png, and for each notebook that shows it again loop-NN.png."""
+    group = read_group(LOOP)
+    plot_loop(group).savefig(RECORDED / "loop.png", dpi=110)
+    for number, parts in MARKED.items():
+        plot_loop(group, parts).savefig(RECORDED / f"loop-{number}.png", dpi=110)
+
+
 def python(*arguments: str) -> None:
     """Run Python in the repository's folder; stop where it fails."""
     subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
@@ -96,6 +110,8 @@ def make_run(recipe: str, seed: int) -> Path:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--loop"]:
+        sys.exit(draw_loops())
     renew, names = sys.argv[1:2] == ["--renew"], sys.argv[2:] or RECIPES
     if renew:
         folders = [record(make_run(name, seed)) for name in names for seed in range(3)]
@@ -104,9 +120,8 @@ if __name__ == "__main__":
     cpu = sorted(RECORDED.glob("cpu-seed*"))
     if set(folders) & set(cpu):
         plot_before_after(cpu).savefig(RECORDED / "before_after.png", dpi=110)
-    if RECORDED / "cpu_quick-seed0" in folders:
-        group = read_group(RECORDED / "cpu_quick-seed0")
-        plot_loop(group).savefig(RECORDED / "loop.png", dpi=110)
+    if LOOP in folders:
+        draw_loops()
     print("\n".join(str(folder.relative_to(ROOT)) for folder in folders))
     if renew and not sys.argv[2:]:
         python(".github/scripts/notebooks.py", "run")

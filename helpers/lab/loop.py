@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from collections.abc import Collection
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -38,23 +39,24 @@ def one_line(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def plot_loop(group: dict, mark: str | None = None) -> Figure:
-    """Return the loop of GRPO, filled with a group; `mark` is the part to point out.
+def plot_loop(group: dict, mark: str | Collection[str] = ()) -> Figure:
+    """Return the loop of GRPO, filled with a group; `mark`: the part or parts to show.
 
-    Raises CourseError if `mark` is none of the parts.
+    Raises CourseError if `mark` holds what is none of the parts.
     """
-    if mark is not None and mark not in PARTS:
-        raise CourseError(f"mark is {mark!r}; use one of {', '.join(PARTS)}")
+    marked = {mark} if isinstance(mark, str) else set(mark)
+    for name in sorted(marked - set(PARTS)):
+        raise CourseError(f"mark is {name!r}; use one of {', '.join(PARTS)}")
     count = len(group["completions"])
     figure = Figure(figsize=(12, 0.5 * count + 1.2))
     axes = figure.add_axes((0.01, 0.02, 0.98, 0.96))
     axes.set(xlim=(0, 1), ylim=(-1.6, count + 1))
     axes.axis("off")
     for name, (heading, left, right) in PARTS.items():
-        shade = "#FFF2CC" if name == mark else "#F3F3F3"
+        shade = "#FFF2CC" if name in marked else "#F3F3F3"
         size = (right - left, count + 0.1)
         axes.add_patch(Rectangle((left, -0.3), *size, color=shade, lw=0))
-        weight = "bold" if name == mark else "normal"
+        weight = "bold" if name in marked else "normal"
         middle = (left + right) / 2
         axes.text(middle, count + 0.15, heading, ha="center", weight=weight)
     asked = textwrap.fill(group["question"], 22)

@@ -1,5 +1,6 @@
 """The embedded model: fetched, checked, converted once, never half there."""
 
+import copy
 import errno
 import json
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers import CourseError, models
 from helpers.profiles import EMBEDDED_MODEL, PROFILES
@@ -36,6 +38,31 @@ def test_the_embedded_model_is_a_llama_with_a_chat_template(embedded_model):
         chat, add_generation_prompt=True, tokenize=False
     )
     assert text.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize("eos", ["<|im_start|>", "<|im_end|>"])
+def test_the_cache_is_the_same_whatever_transformers_reads(
+    eos, cache, tiny_model, tokenizer, monkeypatch
+):
+    """5.15, Colab's, reads another end of a turn, no padding and no quantization."""
+
+    def read(*_, **__):
+        other = copy.deepcopy(tokenizer)
+        other.eos_token, other.pad_token = eos, None
+        other.clean_up_tokenization_spaces = True
+        return other
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    cache.mkdir()
+    monkeypatch.setattr(models, "download_gguf", lambda scratch: scratch / "x.gguf")
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda **_: model)
+    with monkeypatch.context() as patch:
+        patch.setattr(AutoTokenizer, "from_pretrained", read)
+        models.build_cache(cache / "made")
+    made = AutoTokenizer.from_pretrained(cache / "made")
+    assert (made.eos_token, made.pad_token) == ("<|im_end|>", "<|im_end|>")
+    assert made.eos_token_id == tokenizer.eos_token_id
+    assert not made.clean_up_tokenization_spaces
 
 
 def test_a_wrong_checksum_is_refused_and_leaves_nothing(cache, monkeypatch):

@@ -1,5 +1,6 @@
 """The picture of the loop: what it draws is what a recorded run did."""
 
+import importlib.util
 import json
 
 import pytest
@@ -9,8 +10,14 @@ from helpers import CourseError
 from helpers.grpo import group_advantages
 from helpers.lab.loop import PARTS, one_line, plot_loop, read_group
 from helpers.runs import read_log
-from tests import RECORDED
+from tests import RECORDED, ROOT
 
+NOTEBOOKS = RECORDED.parent
+spec = importlib.util.spec_from_file_location(
+    "record", ROOT / ".github/scripts/record.py"
+)
+record = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(record)
 GROUPS = sorted(path.parent for path in RECORDED.glob("cpu*/group.json"))
 
 
@@ -47,14 +54,32 @@ def test_each_completion_is_drawn_with_its_numbers_and_its_direction():
     assert "6 x 7?" in drawn[len(PARTS)] and "42" in drawn[len(PARTS)]
 
 
-def test_the_marked_part_alone_is_bold():
+def test_the_marked_parts_alone_are_bold():
     group = read_group(GROUPS[0])
     for mark in PARTS:
         headings = plot_loop(group, mark).axes[0].texts[: len(PARTS)]
         bold = [text.get_text() for text in headings if text.get_weight() == "bold"]
         assert bold == [PARTS[mark][0]]
+    several = plot_loop(group, ("rewards", "update")).axes[0].texts[: len(PARTS)]
+    assert [t.get_weight() == "bold" for t in several] == [
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
     with pytest.raises(CourseError, match="mark is 'clip'; use one of prompt, compl"):
         plot_loop(group, "clip")
+
+
+def test_notebooks_03_and_08_show_the_loop_with_their_own_parts_marked():
+    texts = {path.name[:2]: path.read_text() for path in NOTEBOOKS.glob("*.ipynb")}
+    for number, parts in record.MARKED.items():
+        picture = f"loop-{number}.png"
+        assert (RECORDED / picture).stat().st_size < 120_000 and set(parts) <= set(
+            PARTS
+        )
+        assert f"](recorded/{picture})" in texts[number]
 
 
 def test_a_run_without_a_group_says_so(tmp_path):

@@ -1,8 +1,10 @@
 """The gates of .github/scripts/notebooks.py: each rule fails on a broken notebook."""
 
 import importlib.util
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -50,11 +52,27 @@ def add_code(nb, source):
     nb.cells.insert(-1, nbformat.v4.new_code_cell(source))
 
 
+def add_text(nb, source, place=2):
+    """Put a Markdown cell there; the third one by default, below the set-up cell."""
+    nb.cells.insert(place, nbformat.v4.new_markdown_cell(source))
+
+
+def solution_of(nb, place=None):
+    """The code of an exercise's solution."""
+    folded = nb.cells[(place or exercise(nb)) + 1].source
+    return re.search(r"```python\n(.*?)```", folded, re.DOTALL)[1]
+
+
 def replace(cell, old, new):
     """Replace a text that must be there."""
     assert old in cell.source
     cell.source = cell.source.replace(old, new)
 
+
+EXERCISES = [
+    i for i, c in enumerate(nbformat.read(GOOD, 4).cells) if gates.is_exercise(c)
+]
+FIRST, SECOND = EXERCISES
 
 # What breaks a good notebook, and what the check then says.
 BROKEN = {
@@ -210,6 +228,67 @@ BROKEN = {
         lambda nb: code(nb).outputs.append(output(data=PNG)),
         "code cell 2: a figure without alt text",
     ),
+    "median of lines": (
+        lambda nb: [c.update(source="x = 1\n" * 11) for c in gates.code_cells(nb)[1:]],
+        "code cells have 11 lines at the median",
+    ),
+    "drawing": (
+        lambda nb: code(nb).update(source="ax.plot(x)\naxes[0, 1].legend()\n" * 3),
+        "code cell 2: 6 lines draw, 5 at most",
+    ),
+    "too few minutes": (
+        lambda nb: replace(nb.cells[0], "40 to read", "30 to read"),
+        "30: words, code and exercises make 39 minutes",
+    ),
+    "no minutes": (
+        lambda nb: replace(nb.cells[0], "; 40 to read and solve", ""),
+        "does not say how many minutes it is 'to read and solve'",
+    ),
+    "exercise solved above": (
+        lambda nb: nb.cells[exercise(nb) - 2].update(source=solution_of(nb)),
+        f"cell {FIRST - 1} gives away the exercise in cell {FIRST + 1}",
+    ),
+    "exercise solved below": (
+        lambda nb: add_text(nb, f"```python\n{solution_of(nb)}```", FIRST + 4),
+        f"cell {FIRST + 5} gives away the exercise in cell {FIRST + 1}",
+    ),
+    "result in a text": (
+        lambda nb: add_text(nb, "You need 382 problems.", SECOND + 2),
+        f"cell {SECOND + 3} names 382, a result of cell {SECOND + 1}",
+    ),
+    "result in an output": (
+        lambda nb: (
+            nb.cells[SECOND - 2].metadata.update(tags=["nbval-check-output"]),
+            nb.cells[SECOND - 2].outputs.append(
+                output("stream", name="stdout", text="382\n")
+            ),
+        ),
+        f"names 382, a result of cell {SECOND + 1}",
+    ),
+    "decimal": (
+        lambda nb: add_text(nb, "It fell to 0.4137 in the end."),
+        "cell 3: 0.4137 stands in no output and not in numbers.toml",
+    ),
+    "per cent": (
+        lambda nb: add_text(nb, "| runs | right |\n|---|---|\n| ours | 83% |"),
+        "cell 3: 83 stands in no output and not in numbers.toml",
+    ),
+    "seconds": (
+        lambda nb: add_text(nb, "A step takes 1,234 seconds."),
+        "cell 3: 1,234 stands in no output and not in numbers.toml",
+    ),
+    "term": (
+        lambda nb: add_text(nb, "Then comes the micro-batch."),
+        "cell 3: 'micro-batch' is used before it is linked or explained",
+    ),
+    "term before its link": (
+        lambda nb: replace(nb.cells[0], "[reward](README.md#reward)", "reward"),
+        "cell 1: 'reward' is used before it is linked or explained",
+    ),
+    "link to no term": (
+        lambda nb: add_text(nb, "A [learner](README.md#learner)."),
+        "cell 3: the glossary has no 'learner'",
+    ),
     "outputs older than the code": (
         lambda nb: replace(code(nb, 4), "min(8", "min(9"),
         "the outputs are older than the code",
@@ -247,10 +326,143 @@ def test_a_rule_fails_on_a_broken_notebook(case, tmp_path):
 
 def test_every_rule_is_shown_failing():
     said = " ".join(says for _, says in BROKEN.values())
-    assert len(gates.RULES) == 11
+    assert len(gates.RULES) == 16
     for word in ("kernelspec", "syntax", "ruff", "set-up", "section", "folded", "alt",
-                 "secret", "widget", "older", "gpuType"):  # fmt: skip
+                 "secret", "widget", "older", "gpuType", "draw", "minutes",
+                 "gives away", "no output", "linked"):  # fmt: skip
         assert word in said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Take 37 problems, and 5 of 9 answers.",  # a count
+        "It took 12 s, at 95%.",  # small whole numbers
+        "In `step(0.4137)` the rate is $0.4137$.\n\n    python run.py 0.4137",
+        "## 0.4 A title with 0.4137",
+        "That is 0.5 × 0.8274 = 0.4137.",  # shows how it is made
+        "It was [0.4137](https://example.org), they say.",
+        "It was 0.4137 ([the report](recorded/README.md)).",
+        "### Exercise 0.9: a rate (easy, 1 minutes)\n\nThe rate is 0.4137.",
+        "<details><summary>Hint</summary>\n\nNot 0.4137.\n</details>",
+    ],
+)
+def test_a_number_that_claims_nothing_or_has_a_source_is_let_pass(text):
+    nb = nbformat.read(GOOD, as_version=4)
+    add_text(nb, text)
+    assert list(gates.rule_numbers(GOOD, nb)) == []
+
+
+def test_a_number_may_be_rounded_and_a_share_may_be_a_percentage():
+    nb = nbformat.read(GOOD, as_version=4)
+    code(nb).outputs.append(output("stream", name="stdout", text="0.41372 1.37e-05"))
+    add_text(nb, "It is 0.41, 0.4137, 41% or 41.4%, and the other 0.0000137.")
+    assert list(gates.rule_numbers(GOOD, nb)) == []
+    add_text(nb, "It is 0.4321.")
+    assert len(list(gates.rule_numbers(GOOD, nb))) == 1
+
+
+def test_every_number_that_is_allowed_is_needed():
+    kept = tomllib.loads(gates.NUMBERS.read_text(encoding="utf-8"))
+    groups = [group for notebook in kept.values() for group in notebook.values()]
+    assert sum(map(len, groups)) <= 60
+    for path in NOTEBOOKS:
+        claimed = {text for _, text in gates.claims(nbformat.read(path, 4))}
+        groups = kept.get(path.name[:2], {}).values()
+        assert {text for group in groups for text in group} <= claimed, path.name
+
+
+def test_results_elsewhere_or_in_another_exercise_give_nothing_away():
+    nb = nbformat.read(GOOD, as_version=4)
+    add_text(nb, "You need 382 problems.")
+    add_text(nb, "### Exercise 0.3: other (easy, 1 minutes)\n\nTake 382.", SECOND + 4)
+    assert list(gates.rule_spoilers(GOOD, nb)) == []
+
+
+# --- the glossary ---------------------------------------------------------------------
+
+TERMS = """
+- <a id="reward"></a>**reward** (also pay): points.
+- <a id="reward-function"></a>**reward function**: a function.
+- <a id="kl"></a>**KL** (also KL divergence): a distance.
+- <a id="strict"></a>***strict***: a score.
+"""
+
+
+@pytest.mark.parametrize(
+    "text,unexplained",
+    [
+        ("Its reward, its reward.", ["reward"]),
+        ("Rewards pay.", ["Rewards"]),
+        ("A reward function is code. Reward it.", ["reward function", "Reward"]),
+        ("rewarded, pre-reward, reward_func", []),
+        ("`reward` and $reward$\n\n# reward\n\n    reward\n\n[a reward](x.md)", []),
+        ("```\nreward\n```\n<summary>reward</summary>", []),
+        ("A **reward** is points. A reward.", []),
+        ("The reward grows. A **reward** is points.", []),  # the same paragraph
+        ("The reward grows.\n\nA **reward** is points.", ["reward"]),
+        ("**The reward grows.**", ["reward"]),
+        ("[rewards](README.md#reward) are a reward", []),
+        ("reward and [reward](README.md#reward)", ["reward"]),
+        ("kl KL KL divergence", ["KL"]),
+        ("the KL divergence", ["KL divergence"]),
+        ("be strict, *strict*", ["strict"]),
+        ("be strict: **strict** is a score", []),
+        (
+            "<details><summary>Hint</summary>\n\nreward, reward</details>\nreward",
+            ["reward", "reward"],
+        ),
+        ("**reward**\n<details><summary>Hint</summary>\n\nreward</details>", []),
+    ],
+)
+def test_a_term_counts_in_prose_until_it_is_explained(text, unexplained):
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    found = gates.unexplained(nb, gates.glossary(TERMS))
+    assert [text[start:end] for _, start, end, _ in found] == unexplained
+
+
+def test_what_is_wrong_with_the_whole_glossary_is_named(tmp_path):
+    path = tmp_path / "00_small.ipynb"
+    text = "reward, reward function, KL, *strict*"
+    cells = [nbformat.v4.new_markdown_cell(text)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    assert gates.glossary_problems(TERMS, [path]) == []
+    many = "".join(f'- <a id="t{i}"></a>**t{i}**: x.\n' for i in range(57))
+    found = gates.glossary_problems(TERMS + many, [path])
+    assert "README.md: the glossary has 61 terms, 60 at most" in found
+    assert "README.md: no notebook uses 't56' of the glossary" in found
+    found = gates.glossary_problems(TERMS + '- <a id="kl"></a>**reward**: x.\n', [path])
+    assert "README.md: two terms of the glossary have the same anchor" in found
+    found = gates.glossary_problems(TERMS + '- <a id="x"></a>reward, points.\n', [path])
+    assert found == [
+        'README.md: no entry of the glossary: - <a id="x"></a>reward, points.'
+    ]
+
+
+def test_an_entry_of_the_glossary_is_two_sentences_at_most():
+    entries = gates.ENTRY.finditer(gates.GLOSSARY.read_text(encoding="utf-8"))
+    texts = [entry[0].partition(": ")[2] for entry in entries]
+    assert 20 < len(texts) <= gates.MAX_TERMS
+    assert [t for t in texts if len(re.findall(r"[.!?](?=\)? |\)?$)", t)) > 2] == []
+
+
+def test_the_check_of_all_notebooks_reads_the_glossary_and_link_mends(clone):
+    path = clone / "notebooks" / GOOD.name
+    before = path.read_bytes()
+    nb = nbformat.read(path, as_version=4)
+    for cell in gates.markdown_cells(nb):
+        cell.source = gates.GLOSSARY_LINK.sub(
+            lambda m: m[0][1:].split("]")[0], cell.source
+        )
+    nbformat.write(nb, path)
+    glossary = clone / "notebooks" / "README.md"
+    with glossary.open("a", encoding="utf-8") as file:
+        file.write('- <a id="zebra"></a>**zebra**: an animal.\n')
+    said = call(clone, "check").stdout
+    assert f"{GOOD.name}: cell 1: 'reward' is used before it is linked" in said
+    assert "README.md: no notebook uses 'zebra' of the glossary" in said
+    assert call(clone, "link", "00").stdout.startswith(f"{GOOD.name}: ")
+    assert path.read_bytes() == before
 
 
 def test_05_06_and_10_open_with_a_t4(tmp_path):
