@@ -31,7 +31,7 @@ def check_clear(answer):
 
 
 @exercise
-def check_teaching_share(answer):
+def check_mixed_groups(answer):
     """7.2: the share of groups of 8 that teach, from the rate of right answers."""
     cases = [torch.tensor(case) for case in ([0.1, 0.5], [0.0, 1.0], [0.02, 0.9])]
     mistakes = [
