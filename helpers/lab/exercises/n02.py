@@ -85,14 +85,22 @@ def half_begun(layouts: int) -> str:
     return "<reasoning>\n" + "\n</reasoning>\n<answer>\n" * layouts
 
 
-def too_slow(function: Callable) -> str | None:
-    """Say so where a function's seconds grow much faster than a text's length."""
-    for doublings in range(9):  # 60 layouts are 1 KB; the last text has 340 KB
-        text = half_begun(60 * 2**doublings)
+def opening_tags(count: int) -> str:
+    """Return a text of reasonings that are begun and never end."""
+    return "<reasoning>" * count
+
+
+def too_slow(function: Callable, grown: Callable[[int], str], what: str) -> str | None:
+    """Say so where a function's seconds grow much faster than a text's length.
+
+    `grown(n)` is a text n times as long as `grown(1)`, and `what` the name of such.
+    """
+    for doublings in range(9):  # 60 tags or layouts are 1 KB, the last 170 or 340 KB
+        text = grown(60 * 2**doublings)
         began = time.process_time()
         function(text)
         if (seconds := time.process_time() - began) > 0.2:
-            long = f"{len(text) / 1000:.1f} KB of half-begun layouts"
+            long = f"{len(text) / 1000:.1f} KB of {what}"
             return f"every reward is right, but {long} take {seconds:.1f} s"
     return None
 
@@ -141,7 +149,7 @@ def check_soft(answer):
     cases = [row["text"] for row in truth_table() if row["kind"] != "1 MB"]
     cases += ["</answer><reasoning>a</reasoning> so <answer>18</answer>"]
     wrong = compare_texts(one, soft, dict.fromkeys(cases, ""), mistakes)
-    return wrong or too_slow(one)
+    return wrong or too_slow(one, half_begun, "half-begun layouts")
 
 
 @exercise
@@ -222,7 +230,7 @@ def check_right_but_poor(answer):
 
 @exercise
 def check_patch(answer):
-    """2.8: 0.5 for a reasoning with a letter or a digit in it."""
+    """2.8: 0.5 for a reasoning with a letter or a digit in it, told quickly."""
 
     def pays(flags: int, readable: Callable, whole: bool = False) -> Callable:
         def function(text: str) -> float:
@@ -251,7 +259,8 @@ def check_patch(answer):
         (lambda text: 0.5 * readable(text), "without reasoning tags the reward is 0"),
     ]
     cases = dict.fromkeys(cases, "")
-    return compare_texts(answer, pays(re.DOTALL, readable), cases, mistakes)
+    wrong = compare_texts(answer, pays(re.DOTALL, readable), cases, mistakes)
+    return wrong or too_slow(answer, opening_tags, "opening tags")
 
 
 @exercise
