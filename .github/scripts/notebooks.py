@@ -2,7 +2,8 @@
 
 `stamp OWNER/NAME` writes the repository's address, which stands in pyproject.toml, into
 badges, set-up cells and README; `stamp --check` says where they disagree. `check` says
-what is wrong with a notebook; `run` executes notebooks in place.
+what is wrong with a notebook, and without names also which figure of a README is
+another than the recorded files give; `run` executes notebooks in place.
 """
 
 import argparse
@@ -472,6 +473,10 @@ def main() -> int:
         return 0
     if args.command == "check":
         problems = [text for path in notebooks(args.names) for text in check(path)]
+        if not args.names:
+            from figures import figures  # the script beside this one
+
+            problems += figures(ROOT, write=False)
     elif args.check:
         problems = disagreements(args.repository)
     elif args.repository:
