@@ -21,7 +21,7 @@ import pytest
 import transformers
 import trl
 
-from helpers import evaluation, models, runs
+from helpers import CourseError, evaluation, models, runs
 from helpers.generation import generate, generate_completions
 from helpers.profiles import PROFILES, grpo_config, lora_config
 from tests import ROOT
@@ -447,3 +447,26 @@ def test_what_one_library_does_to_another_is_not_ours(watch):
     between = inside("peft", "def planted():\n    made()", made=planted)
     between()
     assert [who for who, _ in watch.found] == ["peft"] and deprecations(watch) == []
+
+
+@pytest.fixture
+def torchao_again(tmp_path, monkeypatch):
+    """The torchao of Colab's image, as far as PEFT looks at it."""
+    from peft.import_utils import is_torchao_available
+
+    packages = tmp_path / "packages"
+    (packages / "torchao").mkdir(parents=True)
+    (packages / "torchao" / "__init__.py").touch()
+    about = packages / "torchao-0.10.0.dist-info" / "METADATA"
+    about.parent.mkdir()
+    about.write_text("Metadata-Version: 2.1\nName: torchao\nVersion: 0.10.0\n")
+    monkeypatch.syspath_prepend(str(packages))
+    is_torchao_available.cache_clear()
+    yield
+    is_torchao_available.cache_clear()
+
+
+def test_a_torchao_put_back_is_named(torchao_again, tiny_model, tmp_path):
+    """Where the set-up cell did not run, and so did not remove it."""
+    with pytest.raises(CourseError, match=r"torchao.* 0\.10\.0"):
+        go_on(new_run(tmp_path / "run", tiny_model, 1))
