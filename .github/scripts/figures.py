@@ -44,7 +44,6 @@ TEXTS = {
         ]
     },
 }
-RUNS_LONGER = ("05",)  # the slower run of two is that of the stamp
 
 
 def evaluations(root: Path, recipe: str, split: str = "test") -> list[dict]:
@@ -146,11 +145,7 @@ def values(root: Path) -> dict[str, str]:
         found[f"own_gain_{seed}"] = f"+{gain}"
         found[f"own_min_{seed}"] = f"{own_minutes[seed]:.1f}"
     for path in sorted((root / "notebooks").glob("[0-9]*.ipynb")):
-        minutes = f"{stated_minutes(path):.0f}"
-        if path.name.startswith(RUNS_LONGER):
-            nb = json.loads(path.read_text(encoding="utf-8"))
-            minutes += f" to {nb['metadata']['course']['seconds'] / 60:.0f}"
-        found[f"notebook_{path.name[:2]}"] = minutes
+        found[f"notebook_{path.name[:2]}"] = f"{stated_minutes(path):.0f}"
     return found
 
 
