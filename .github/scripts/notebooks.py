@@ -2,8 +2,9 @@
 
 `stamp OWNER/NAME` writes the repository's address, which stands in pyproject.toml, into
 badges, set-up cells and README; `stamp --check` says where they disagree. `check` says
-what is wrong with a notebook; `link` links the terms of notebooks/README.md where a
-notebook first uses them; `run` executes notebooks in place.
+what is wrong with a notebook, and without names also which figure of a README is
+another than the recorded files give; `link` links the terms of notebooks/README.md
+where a notebook first uses them; `run` executes notebooks in place.
 """
 
 import argparse
@@ -758,6 +759,9 @@ def main() -> int:
         if not args.names:
             text = GLOSSARY.read_text(encoding="utf-8")
             problems += glossary_problems(text, notebooks())
+            from figures import figures  # the script beside this one
+
+            problems += figures(ROOT, write=False)
     elif args.check:
         problems = disagreements(args.repository)
     elif args.repository:

@@ -17,6 +17,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -98,15 +99,30 @@ def python(*arguments: str) -> None:
     subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
 
 
-def make_run(recipe: str, seed: int) -> Path:
-    """Train with a seed, or go on, and evaluate; return the run's folder."""
+def make_run(recipe: str, seed: int, minutes: dict) -> Path:
+    """Train with a seed, or go on, and evaluate; return the run's folder.
+
+    Adds to `minutes` what `train` took, unless it only went on.
+    """
     run = ROOT / "runs" / f"{recipe}-seed{seed}"
     chosen = [*RECIPES[recipe], "--seed", str(seed)]
     chosen = ["--resume"] if (run / "config.json").exists() else chosen
     if not (run / "report.md").exists():
+        begun = time.monotonic()
         python("-m", "helpers", "train", *chosen, "--out", str(run))
+        if chosen != ["--resume"]:
+            took = round((time.monotonic() - begun) / 60, 1)
+            minutes.setdefault(recipe, []).append(took)
     python("-m", "helpers", "evaluate", str(run), "--few-shot")
     return run
+
+
+def note_minutes(minutes: dict) -> None:
+    """Keep the minutes of those recipes whose three runs were all made just now."""
+    path = RECORDED / "minutes.json"
+    known = json.loads(path.read_text())
+    known["minutes"] |= {name: took for name, took in minutes.items() if len(took) == 3}
+    path.write_text(json.dumps(known, indent=1) + "\n")
 
 
 if __name__ == "__main__":
@@ -114,7 +130,10 @@ if __name__ == "__main__":
         sys.exit(draw_loops())
     renew, names = sys.argv[1:2] == ["--renew"], sys.argv[2:] or RECIPES
     if renew:
-        folders = [record(make_run(name, seed)) for name in names for seed in range(3)]
+        minutes, seeds = {}, range(3)
+        runs = [make_run(name, seed, minutes) for name in names for seed in seeds]
+        folders = [record(run) for run in runs]
+        note_minutes(minutes)
     else:
         folders = [record(Path(run)) for run in sys.argv[1:]]
     cpu = sorted(RECORDED.glob("cpu-seed*"))

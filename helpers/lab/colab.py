@@ -34,9 +34,10 @@ replaced: set[str] = set()  # packages that changed in this session while import
 
 def hosted() -> str | None:
     """Return `Colab` or `Kaggle`; None on a machine of the learner's own."""
-    if "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ:
-        return "Colab"
-    return "Kaggle" if "KAGGLE_KERNEL_RUN_TYPE" in os.environ else None
+    if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:  # its image has Colab's variables too
+        return "Kaggle"
+    names = sys.modules.keys() | os.environ.keys()
+    return "Colab" if names & {"google.colab", "COLAB_RELEASE_TAG"} else None
 
 
 def set_up() -> None:
