@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 from IPython.display import Image, display
 from matplotlib import pyplot
 from matplotlib.colors import ListedColormap
@@ -34,10 +35,12 @@ PARTS = {
 
 
 def as_image(figure: Figure, alt: str) -> Image:
-    """Return a figure as png, with a text for who cannot see it."""
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=90)
+    """Return a figure as png of 256 colours, with a text for who cannot see it."""
+    drawn, png = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=90)
     pyplot.close(figure)  # else a notebook draws a pyplot figure once more
+    # A quarter of the bytes: a notebook stays small.
+    PIL.Image.open(drawn).convert("RGB").quantize().save(png, "png", optimize=True)
     return Image(png.getvalue(), metadata={"alt": alt})
 
 
