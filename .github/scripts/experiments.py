@@ -22,7 +22,7 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from helpers import (  # noqa: E402  # noqa: E402
+from helpers import (  # noqa: E402
     CourseError,
     data,
     evaluation,
@@ -70,6 +70,11 @@ def held_out(profile: profiles.Profile, split: str):
     return evaluation.load_questions(asked, split, evaluation.EVALUATION_SEED)
 
 
+def today() -> str:
+    """Return the date, as year, month and day."""
+    return time.strftime("%Y-%m-%d")
+
+
 def write(path: Path, content: dict) -> None:
     """Write JSON as a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +106,7 @@ def make_untrained(examples: int, out: Path, changes: list[str]) -> Path:
         profile = models.settle_dtype(profile_of("base", changes))
         profile = dataclasses.replace(profile, num_examples=examples)
         loaded = models.load_model_and_tokenizer(profile.model, profile.dtype)
-        found = {"machine": runs.machine(), "dtype": profile.dtype}
+        found = {"date": today(), "machine": runs.machine(), "dtype": profile.dtype}
         write(path, found | {"splits": figures(profile, *loaded)})
     return path
 
@@ -142,7 +147,7 @@ def make_base_rate(examples: int, out: Path, changes: list[str]) -> Path:
             {"operation": row["operation"], "right": right, "points": total}
         )
     kept = {"examples": examples, "temperature": warmth, "tokens": tokens}
-    kept |= {"dtype": profile.dtype, "machine": runs.machine()}
+    kept |= {"dtype": profile.dtype, "date": today(), "machine": runs.machine()}
     write(path, kept | {"problems": problems})
     return path
 

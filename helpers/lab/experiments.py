@@ -171,7 +171,8 @@ def draw(names: list[str], keys: list[str], recorded: Path = RECORDED) -> Figure
         title, unit = CURVES[key]
         axes.set(title=title, ylabel=unit, xlabel="step")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(fontsize="x-small")
+    below = {"loc": "outside lower center", "ncols": 3, "frameon": False}
+    figure.legend(*panels[0].get_legend_handles_labels(), **below)
     return figure
 
 

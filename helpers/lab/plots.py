@@ -157,8 +157,9 @@ def plot_before_after(runs: list[Path], split: str = "test") -> Figure:
     right.set_xticks(range(len(SCORES)), SCORES)
     right.set(ylabel="% of problems", ylim=(0, 105))
     right.set_title(f"{splits[0]['n']} held-out problems")
-    right.legend(fontsize="small")
-    left.legend(fontsize="small")
+    below = {"loc": "upper center", "ncols": 3, "frameon": False, "fontsize": "small"}
+    right.legend(bbox_to_anchor=(0.5, -0.1), **below)
+    left.legend(loc="lower right", fontsize="small")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     return figure
