@@ -160,8 +160,11 @@ def draw(names: list[str], keys: list[str], recorded: Path = RECORDED) -> Figure
     """
     figure = Figure(figsize=(min(4.2 * len(keys), 12.5), 3.2), layout="constrained")
     panels = figure.subplots(1, len(keys), squeeze=False)[0]
+    # The base looks the same in every figure.
+    styles = dict(zip(sorted(names, key="base".__ne__), STYLES, strict=False))
     for axes, key in zip(panels, keys, strict=True):
-        for name, (color, line, marker) in zip(names, STYLES, strict=False):
+        for name in names:
+            color, line, marker = styles[name]
             each = curve(name, key, recorded)
             steps, least, most = each.index, each.min(axis=1), each.max(axis=1)
             axes.fill_between(steps, least, most, color=color, alpha=0.15, lw=0)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 import time
 import venv
 from importlib import metadata
@@ -164,3 +165,34 @@ def test_a_torchao_put_back_is_found_and_goes(replica, content, monkeypatch):
     source = code_cells(GOOD)[0].source
     outputs, _ = execute([nbformat.v4.new_code_cell(source)], content)
     assert "removed torchao 0.10.0" in outputs[0].text
+
+
+BUILD = """
+import json
+from helpers.models import fetch_embedded_model, load_model_and_tokenizer, sha256
+folder = fetch_embedded_model()
+model, tokenizer = load_model_and_tokenizer("SmolLM2-135M-Instruct")
+chat = [{"role": "user", "content": "2 < 3 <answer>"}]
+ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+tokens = tokenizer.special_tokens_map
+print(json.dumps([sha256(folder / "model.safetensors"), ids, tokens,
+                  model.generation_config.eos_token_id]))
+"""
+
+
+@pytest.mark.colab
+def test_the_embedded_model_is_built_there_as_here(
+    replica, content, embedded_model, monkeypatch
+):
+    """Nothing cached: the conversion too is that of Colab's transformers."""
+    execute(code_cells(GOOD)[:1], content)  # it installs what is missing
+
+    def built(python) -> list:
+        command, course = [str(python), "-c", BUILD], content / "grpo-step-by-step"
+        ran = subprocess.run(command, capture_output=True, text=True, cwd=course)
+        assert ran.returncode == 0, ran.stderr[-2000:]
+        return json.loads(ran.stdout.splitlines()[-1])
+
+    here = built(sys.executable)
+    monkeypatch.setenv("GRPO_CACHE_DIR", str(content / "models"))
+    assert built(replica.python) == here
