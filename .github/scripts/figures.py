@@ -33,6 +33,10 @@ TEXTS = {
         ],
         "profiles": ["built-in word problems | {cpu_about} measured |"],
         "notebooks": [],  # a row for each notebook: see `values`
+        "control": [
+            "gains {layout_gain} points of *strict* in ten steps, "
+            "where all five rewards gain {all_gain}."
+        ],
         "workshop": ["`python -m helpers train` took {train} minutes"],
     },
     "notebooks/recorded/README.md": {
@@ -67,6 +71,19 @@ def spread(values: list[float], digits: int = 1) -> str:
 def rates(parts: list[dict], which: str, score: str = "strict") -> list[float]:
     """Return a rate for each seed."""
     return [part[which][score]["rate"] for part in parts]
+
+
+def experiment_gain(root: Path, name: str) -> str:
+    """Return the points of *strict* that an experiment of 07 gains, over its seeds."""
+    folder = root / "notebooks" / "recorded" / "experiments"
+
+    def rate(path: str) -> float:
+        text = (folder / path).read_text(encoding="utf-8")
+        digits = json.loads(text)["splits"]["test"]["strict"]
+        return digits.count("1") / len(digits)
+
+    after = [rate(f"{name}-seed{seed}/evaluation.json") for seed in SEEDS]
+    return percent(sum(after) / len(after) - rate("untrained/1_examples.json"))
 
 
 def with_interval(part: dict, sign: str = "%") -> str:
@@ -134,6 +151,8 @@ def values(root: Path) -> dict[str, str]:
         "zero": ["none", "one", "two", "all"][zero],
         "cpu_about": f"{(min(minutes['cpu']) + max(minutes['cpu'])) / 2:.0f}",
         "train": f"{min(both):.0f} to {max(both):.0f}",
+        "layout_gain": experiment_gain(root, "layout"),
+        "all_gain": experiment_gain(root, "base"),
     }
     found |= recipe_values(root, "cpu") | recipe_values(root, "cpu_quick")
     own, own_minutes = evaluations(root, "own_task"), minutes["own_task"]

@@ -51,6 +51,7 @@ def test_every_figure_is_what_the_recorded_files_give():
         ("reaches 24.5% (19", "reaches 24.5% (18", "'24.5% (18 to 31)' for few_shot"),
         ("and two of the three", "and one of the three", "'one' for zero, not 'two'"),
         ("| 3.7 to 4.0 |", "| 3.6 to 4.0 |", "'3.6 to 4.0' for quick_minutes, not"),
+        ("five rewards gain 32.", "five rewards gain 33.", "'33' for all_gain, not"),
         ("took 4 to 10 minutes", "took 4 to 9 minutes", "'4 to 9' for train, not"),
         (
             "| 2 on 2 CPU cores; 4",
