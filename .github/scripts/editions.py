@@ -156,11 +156,12 @@ def code_difference(english: str, other: str) -> str | None:
         return f"it does not parse: {error.msg}"
 
 
-EXERCISE = r"^### (?:Exercise|练习) ([\d.]+)"
-SECTION = r"^## (\d+\.\d+)\b"
+# The number of an exercise with its minutes, and that of a section.
+EXERCISE = r"^### (?:Exercise|练习) (\d+\.\d+).*?[ （，](\d+) (?:minutes|分钟)"
+SECTION = r"^## (\d+\.\d+) "
 
 
-def numbers(source: str, pattern: str) -> list[str]:
+def numbers(source: str, pattern: str) -> list:
     """Return the numbers of a cell's exercises or sections."""
     return re.findall(pattern, source, re.MULTILINE)
 

@@ -108,8 +108,8 @@ NO_PROSE = re.compile(  # code, formulas, links, HTML, titles, indented code
     re.DOTALL | re.MULTILINE,
 )
 NUMBERS = ROOT / ".github" / "scripts" / "numbers.toml"
-NUMBER = re.compile(  # re.ASCII: a Chinese character may stand beside it
-    r"(?<![\w.,/#§-])\d+(?:,\d{3})*(?:\.\d+)?(?![\w]|[.,]\d)", re.ASCII
+NUMBER = re.compile(  # a Chinese character may stand right beside it
+    r"(?<![^\W一-鿿])(?<![.,/#§-])\d+(?:,\d{3})*(?:\.\d+)?(?![^\W一-鿿]|[.,]\d)"
 )
 UNIT = (
     r"[ -]?(?:%|个百分点|毫?秒|分钟|小时|倍|(?:s|ms|seconds?|minutes?|hours?|[kMG]i?B"
@@ -677,10 +677,17 @@ def chinese_glossary(text: str) -> tuple[dict[str, re.Pattern], dict[str, str]]:
     return terms, english
 
 
-def is_followed(rest: str, word: str | None) -> bool:
-    """Tell whether a text goes on with a word in parentheses, bold type aside."""
+def is_followed(term: str, rest: str, words: str) -> bool:
+    """Tell whether a Chinese term has one of its English words behind it.
+
+    It stands in parentheses. Behind a term that is English itself, anything may.
+    """
     found = re.match(r"[*_` ]*[（(]([^）)]+)", rest)
-    return bool(found and word and word.lower() in found[1].lower())
+    known = [word.lower() for word in words.split(", ")]
+    there = found and (
+        term.isascii() or any(word in found[1].lower() for word in known)
+    )
+    return bool(there)
 
 
 def uses(
@@ -701,11 +708,11 @@ def uses(
     for start, end, anchor in sorted(found, key=lambda each: each[0] - each[1]):
         if all(end <= other[0] or start >= other[1] for other in chosen):
             chosen.append((start, end, anchor))
-            word = (english or {}).get(anchor)
-            if is_followed(source[end:], word):
+            term = source[start:end]
+            if english and is_followed(term, source[end:], english[anchor]):
                 named.add((start, end, anchor))
             is_bold = source[:start].endswith("**") and source[end:].startswith("**")
-            if is_bold and (english is None or word == source[start:end]):
+            if is_bold and (english is None or term.isascii()):
                 bold.add((bisect.bisect(ends, start), anchor))
     links = [(*m.span(), m[1]) for m in GLOSSARY_LINK.finditer(source)]
     return [
