@@ -166,6 +166,20 @@ def numbers(source: str, pattern: str) -> list:
     return re.findall(pattern, source, re.MULTILINE)
 
 
+def blocks(source: str) -> list[str]:
+    """Return the Python that stands in a Markdown cell, such as a solution."""
+    return re.findall(r"```python\n(.*?)```", source, re.DOTALL)
+
+
+def different_block(english: str, other: str) -> str | None:
+    """Return what of the Python in two Markdown cells is not the same."""
+    ours, theirs = blocks(english), blocks(other)
+    if len(ours) != len(theirs):
+        return f"{len(theirs)} blocks in place of {len(ours)}"
+    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if a != b]
+    return next(filter(None, (code_difference(a, b) for a, b in pairs)), None)
+
+
 def different(english, other) -> Iterator[str]:
     """Yield how a Chinese notebook differs from its English one, a line each."""
     there = {cell.get("id"): cell for cell in other.cells}
@@ -202,6 +216,8 @@ def different_cell(english, other) -> Iterator[str]:
             ours, theirs = (numbers(c.source, pattern) for c in (english, other))
             if ours != theirs:
                 yield f"has the {what} {theirs}, in English {ours}"
+        if found := different_block(english.source, other.source):
+            yield f"has another ```python than in English: {found}"
     translated = english.cell_type == "markdown" or english.source != other.source
     if translated and other.metadata.get(KEY) != english_hash(english):
         yield "stale: its English cell has changed since it was written"

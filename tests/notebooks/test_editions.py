@@ -97,6 +97,14 @@ PLANTED = {
         lambda nb: change(nb, " 分钟）", "0 分钟）"),
         "has the exercises [('0.1', '",
     ),
+    "a solution": (
+        lambda nb: change(nb, "```python\n", "```python\nx = 1\n"),
+        "has another ```python than in English: `x = 1; ",
+    ),
+    "a solution gone": (
+        lambda nb: change(nb, "```python\n", "```\n"),
+        "has another ```python than in English: 0 blocks in place of 1",
+    ),
     "a section's number": (
         lambda nb: change(nb, "## 0.3 ", "## 0.4 "),
         "has the sections ['0.4'], in English ['0.3']",
