@@ -17,13 +17,14 @@ import shutil
 import subprocess
 import sys
 import time
-import tomllib
-from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-ROOT = Path(__file__).resolve().parents[2]
+import slides
+from editions import PICTURES, ROOT, Edition, editions, follow, on_github
+from editions import picture_name, repository
+
 SITE = ROOT / ".github" / "site"
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 CODE = re.compile(r"^( *)(```|~~~).*?^\1\2\s*$|`[^`\n]*`", re.DOTALL | re.MULTILINE)
@@ -31,47 +32,8 @@ CODE = re.compile(r"^( *)(```|~~~).*?^\1\2\s*$|`[^`\n]*`", re.DOTALL | re.MULTIL
 TARGET = re.compile(r'(?<=\]\()[^()\s]+(?=\))|(?<=href=")[^"]+|(?<=src=")[^"]+')
 ANCHOR = re.compile(r'<a (?:id|name)="([\w-]+)"></a>(\*+[^*\n]+\*+)?')
 PICTURE = re.compile(r"^!\[[^\]]*\]\((pictures/[^)]+)\)$", re.MULTILINE)
-PICTURES = (".png", ".svg", ".jpg", ".gif")
 # What the sidebar says, for each edition.
 CAPTIONS = {"en": ("Notebooks", "More"), "zh": ("笔记本", "其他")}
-
-
-@dataclass
-class Edition:
-    """One language of the course: where its files lie, and the pages they become."""
-
-    language: str
-    place: Path  # of its notebooks
-    prefix: str  # of its pages' addresses
-    pages: dict[Path, str]  # a file and the name of its page
-
-    @property
-    def numbered(self) -> list[Path]:
-        """Its notebooks, in order."""
-        return sorted(path for path in self.pages if path.suffix == ".ipynb")
-
-
-def editions(root: Path = ROOT, names: tuple[str, ...] = ()) -> list[Edition]:
-    """Return the editions that are there, with all or the named notebooks."""
-    place, found = root / "notebooks", []
-    pages = {root / "README.md": "index", place / "README.md": "glossary"}
-    for language, folder in (("en", place), ("zh", place / "zh")):
-        if language == "zh":
-            pages = {folder / "README.md": "index"}
-        numbered = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
-        numbered = [each for each in numbered if each.name.startswith(names or "")]
-        if numbered:
-            others = [path for path in folder.glob("*.md") if path not in pages]
-            pages |= {path: path.stem for path in [*numbered, *sorted(others)]}
-            prefix = "" if language == "en" else f"{language}/"
-            found.append(Edition(language, folder, prefix, pages))
-    return found
-
-
-def repository(root: Path = ROOT) -> str:
-    """Return the address of the repository, from pyproject.toml."""
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
-    return project["project"]["urls"]["Repository"]
 
 
 # --- from the repository to what Sphinx reads -----------------------------------------
@@ -86,14 +48,12 @@ class Stage:
         self.extra.mkdir(parents=True)
 
     def target(self, link: str, path: Path) -> str:
-        """Return where a link of a file of the repository leads on the site."""
+        """Return where a link of a file of the repository leads, for Sphinx."""
         if link == BADGE:
             return "colab-badge.svg"
-        place, _, anchor = link.partition("#")
-        if re.match(r"[a-z]+:|#", link) or not place:
+        file, anchor = follow(link, path)
+        if file is None:
             return link
-        anchor = f"#{anchor}" if anchor else ""
-        file = (path.parent / unquote(place)).resolve()
         for edition in self.known:
             name = edition.pages.get(file)
             if name and edition is self.mine:
@@ -102,15 +62,13 @@ class Stage:
                 up = "../" * self.mine.prefix.count("/")
                 scheme = "site-at" if anchor else "site"
                 return f"{scheme}:{up}{edition.prefix}{name}.html{anchor}"
-        inside = file.relative_to(self.root).as_posix()
         if file.suffix in PICTURES and file.is_file():
-            name = f"pictures/{inside.replace('/', '-')}"
+            name = picture_name(file, self.root)
             for copy in (self.folder / name, self.extra / name):
                 copy.parent.mkdir(exist_ok=True)
                 shutil.copy(file, copy)
             return name
-        kind = "tree" if file.is_dir() else "blob"
-        return f"{repository(self.root)}/{kind}/main/{inside}{anchor}"
+        return on_github(file, self.root) + anchor
 
     def markdown(self, text: str, path: Path) -> str:
         """Return a file's Markdown with its links as the site needs them."""
@@ -257,8 +215,8 @@ class Page(HTMLParser):
     handle_startendtag = handle_starttag
 
 
-def problems(out: Path) -> tuple[list[str], int]:
-    """Return what is wrong with a built site, and how many links were followed.
+def problems(out: Path) -> tuple[list[str], int, int]:
+    """Return what is wrong with a built site, and how many pages and links it has.
 
     A link inside it leads to a file and an anchor that are there; nothing is loaded
     from another host; every picture has an alt text.
@@ -266,7 +224,7 @@ def problems(out: Path) -> tuple[list[str], int]:
     read = {
         path: Page(path.read_text(encoding="utf-8"))
         for path in sorted(out.rglob("*.html"))
-        if "_static" not in path.parts
+        if not {"_static", "plugin"} & set(path.parts)
     }
     lines, followed = [], 0
     for path, page in read.items():
@@ -287,7 +245,7 @@ def problems(out: Path) -> tuple[list[str], int]:
                 named = {parts.fragment, unquote(parts.fragment)}
                 if not named & read[file].anchors and not parts.fragment[0] == "/":
                     lines.append(f"{where}: {link}: there is no such anchor")
-    return lines, followed
+    return lines, len(read), followed
 
 
 def main() -> int:
@@ -299,17 +257,13 @@ def main() -> int:
     args = top.parse_args()
     begun = time.monotonic()
     out = args.out.resolve()
-    known, decks = editions(names=tuple(args.names)), 0
+    known = editions(names=tuple(args.names))
     lines = build(out, known)
-    if not args.no_slides:
-        import slides
-
-        decks = slides.build(out, known)
-    found, followed = problems(out)
+    decks = 0 if args.no_slides else slides.build(out, known)
+    found, pages, followed = problems(out)
     lines += found
     for line in lines:
         print(line, file=sys.stderr)
-    pages = len([path for path in out.rglob("*.html") if "_static" not in path.parts])
     print(f"{pages} pages, {decks} of them decks of slides; {followed} links followed")
     print(f"{len(lines)} problems, {time.monotonic() - begun:.0f} s: {out}")
     return int(bool(lines))
