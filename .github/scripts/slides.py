@@ -24,6 +24,9 @@ FOLDED = re.compile(r"<details>.*?</details>\s*", re.DOTALL)
 LINK = re.compile(r"(?<=\]\()[^()\s]+(?=\))")
 BADGE = re.compile(r"\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\)\s*")
 
+ENDS = (".", "!", "?", ")", "*", "。", "！", "？", "）")
+ANNOUNCED = re.compile(r"(?:(?<=[.!?)])\s+|(?<=[。！？）]))[^.!?。！？]*[:：]$")
+
 
 def chosen() -> dict[str, list[list[str]]]:
     """Return the cells of each slide, for each notebook's number."""
@@ -35,8 +38,9 @@ def parts(source: str, wanted: str) -> tuple[str, str]:
     text = BADGE.sub("", FOLDED.sub("", source)).strip()
     titles = list(re.finditer(r"^#{1,4} .*$", text, re.MULTILINE))
     title = titles[-1][0] if titles else ""
-    below = text[titles[-1].end() :].strip() if titles else text
-    blocks = [each.strip() for each in re.split(r"\n\s*\n", below) if each.strip()]
+    below = text[titles[-1].end() :] if titles else text
+    blocks = [each.strip("\n") for each in re.split(r"\n\s*\n", below)]
+    blocks = [each for each in blocks if each.strip()]
     if wanted in ("all", "title"):
         first, rest = (blocks, []) if wanted == "all" else ([], blocks)
     elif wanted == "list":
@@ -44,7 +48,7 @@ def parts(source: str, wanted: str) -> tuple[str, str]:
             (i for i, each in enumerate(blocks) if re.match(r"[-*] |\d+\. ", each)), 0
         )
         first, rest = blocks[max(0, place - 1) : place + 1], blocks[place + 1 :]
-    elif blocks and blocks[0].endswith((":", "：")):  # what it announces belongs to it
+    elif blocks and not blocks[0].endswith(ENDS):  # what it announces belongs to it
         first, rest = blocks[:2], blocks[2:]
     else:
         first, rest = blocks[:1], blocks[1:]
@@ -82,12 +86,15 @@ def deck(path: Path, original: Path, edition: Edition, known: list[Edition]):
         for place, name in enumerate(slide):
             name, _, wanted = name.partition(":")
             cell = there.cells[ids.index(name)].copy()
+            after = [each.partition(":")[0] for each in slide[place + 1 : place + 2]]
             cell.id = f"slide-{len(made.cells)}"  # a cell can stand on two slides
             if cell.cell_type == "markdown":
                 cell.source, rest = (
                     place_links(text, path, edition, known)
                     for text in parts(cell.source, wanted)
                 )
+                if after != ids[ids.index(name) + 1 :][:1]:  # what it announces is not there
+                    cell.source = ANNOUNCED.sub("", cell.source)
                 notes.append(rest)
             else:
                 hide = {"remove_source": wanted in ("out", "figure")}

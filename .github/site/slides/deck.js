@@ -1,5 +1,5 @@
 // Starts reveal.js and makes each slide fit: first its figures shrink, then its text.
-const HEIGHT = 720, SMALLEST_FIGURE = 300, SMALLEST_TEXT = 0.6;
+const HEIGHT = 720, SMALLEST_FIGURE = 300, SMALLEST_TEXT = 0.7;
 
 function fit(slide) {
   if (!slide || slide.dataset.fitted) return;
