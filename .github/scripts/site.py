@@ -139,6 +139,12 @@ class Stage:
             where.write_text(text, encoding="utf-8")
 
 
+def title(edition: Edition) -> str:
+    """Return what the site is called, from the first title of its first page."""
+    first = next(path for path, name in edition.pages.items() if name == "index")
+    return re.search(r"^# (.+)$", first.read_text(encoding="utf-8"), re.MULTILINE)[1]
+
+
 # --- Sphinx ---------------------------------------------------------------------------
 
 
@@ -150,7 +156,9 @@ def mathjax() -> Path:
     raise FileNotFoundError("sphinx-mathjax-offline has no tex-svg-full.js")
 
 
-def build(out: Path, known: list[Edition], root: Path = ROOT) -> list[str]:
+def build(
+    out: Path, known: list[Edition], decks: bool = True, root: Path = ROOT
+) -> list[str]:
     """Build the pages of editions; return the warnings, a line each."""
     work = out.parent / "work"
     for folder in (out, work):
@@ -170,6 +178,8 @@ def build(out: Path, known: list[Edition], root: Path = ROOT) -> list[str]:
             "repository": repository(root),
             "static": str(scripts),
             "extra": str(stage.extra),
+            "title": title(edition),
+            "slides": decks,
             "first": edition.pages[edition.numbered[0]],
             "others": {o.language: [o.prefix, list(o.pages.values())] for o in others},
         }
@@ -258,7 +268,7 @@ def main() -> int:
     begun = time.monotonic()
     out = args.out.resolve()
     known = editions(names=tuple(args.names))
-    lines = build(out, known)
+    lines = build(out, known, decks=not args.no_slides)
     decks = 0 if args.no_slides else slides.build(out, known)
     found, pages, followed = problems(out)
     lines += found

@@ -11,12 +11,13 @@ from sphinx.search.en import SearchEnglish
 SITE = json.loads(os.environ["COURSE_SITE"])
 CHINESE = SITE["language"] == "zh"
 COLAB = "https://colab.research.google.com"
+# For each language its name, and what the links in a page's head say and explain.
 WORDS = {
-    "en": ("English", "Open in Colab", "Read this page in English"),
-    "zh": ("中文", "在 Colab 中打开", "阅读本页的中文版"),
+    "en": ("English", "Open in Colab", "Slides", "The slides of this notebook"),
+    "zh": ("中文", "在 Colab 中打开", "幻灯片", "本笔记本的幻灯片"),
 }
 
-project = "GRPO, step by step"
+project = SITE["title"]
 language = "zh_CN" if CHINESE else "en"
 extensions = ["myst_nb", "sphinx_book_theme"]
 exclude_patterns = ["extra"]
@@ -41,11 +42,13 @@ suppress_warnings = ["myst.header"]
 
 html_theme = "sphinx_book_theme"
 html_title = project
+templates_path = ["templates"]
 html_static_path = [SITE["static"], str(Path(__file__).parent / "static")]
 html_css_files = ["course.css"]
 html_copy_source = False
 html_show_copyright = False
 html_show_sphinx = False
+html_context = {"default_mode": "auto"}
 mathjax_path = "mathjax.js"
 pygments_style = "a11y-light"
 html_theme_options = {
@@ -53,6 +56,7 @@ html_theme_options = {
     "repository_branch": "main",
     "path_to_docs": SITE["place"],
     "launch_buttons": {"colab_url": COLAB},
+    "article_header_end": ["course-links.html", "article-header-buttons.html"],
     "use_repository_button": True,
     "use_download_button": False,
     "use_fullscreen_button": False,
@@ -72,13 +76,12 @@ class SearchPairs(SearchEnglish):
     """
 
     lang = "zh"
-    language_name = "Chinese"
-    js_splitter_code = """
-var splitQuery = (query) => (query.match(/[\\p{Script=Han}]+|[^\\P{L}\\p{Script=Han}]
-[\\p{N}_]*|[\\p{N}_]+/gu) || []).flatMap((part) => {
-  if (!/\\p{Script=Han}/u.test(part) || part.length < 3) return [part];
-  return [...part].slice(1).map((sign, i) => [...part][i] + sign);
-});
+    language_name = "English"  # whose stemmer Latin words take
+    js_splitter_code = r"""
+var splitQuery = (query) =>
+  (query.match(/[\u3400-\u9fff]+|(?:(?![\u3400-\u9fff])[\p{L}\p{N}_])+/gu) || [])
+    .flatMap((part) => /[\u3400-\u9fff]{3}/.test(part)
+      ? [...part.slice(1)].map((sign, i) => part[i] + sign) : [part]);
 """
 
     def split(self, input: str) -> list[str]:
@@ -97,33 +100,36 @@ var splitQuery = (query) => (query.match(/[\\p{Script=Han}]+|[^\\P{L}\\p{Script=
         return bool(word) and super().word_filter(word)
 
 
-def buttons(app, pagename, templatename, context, doctree):
-    """Put two words into a page's head: open in Colab, and the other language."""
-    mine, there = context["header_buttons"], []
-    for button in mine:
-        if button.get("label") == "launch-buttons":
-            there += button["buttons"]
-    mine[:] = [each for each in mine if each.get("label") != "launch-buttons"]
-    text = WORDS[SITE["language"]][1]
+def links(app, pagename, templatename, context, doctree):
+    """Put words into a page's head: open in Colab, slides, the other language.
+
+    The theme's launch button is a menu of one entry, on notebooks alone; this takes
+    its address. A page that is no notebook opens the first one.
+    """
+    _, colab, slides, about = WORDS[SITE["language"]]
+    buttons = context["header_buttons"]
+    there = [each for each in buttons if each.get("label") == "launch-buttons"]
+    buttons[:] = [each for each in buttons if each not in there]
+    owner_and_name = SITE["repository"].removeprefix("https://github.com/")
+    first = f"blob/main/{SITE['place']}/{SITE['first']}.ipynb"
+    url = f"{COLAB}/github/{owner_and_name}/{first}"
     if there:
-        url = there[0]["url"]
-    else:  # a page that is no notebook opens the first
-        path = f"blob/main/{SITE['place']}/{SITE['first']}.ipynb"
-        url = f"{SITE['repository']}/{path}".replace(
-            "https://github.com", f"{COLAB}/github"
-        )
-    colab = {"type": "link", "url": url, "text": "Colab", "tooltip": text}
-    mine.insert(0, colab | {"icon": "_static/images/logo_colab.png", "label": "colab"})
+        url = there[0]["buttons"][0]["url"]
+    logo = "_static/images/logo_colab.png"
+    found = [{"url": url, "text": "Colab", "title": colab, "icon": logo, "away": True}]
+    if there and SITE["slides"]:
+        address = f"slides/{pagename}.html"
+        found.append({"url": address, "text": slides, "title": about, "away": True})
     up = "../" * SITE["prefix"].count("/")
     for other, (prefix, pages) in SITE["others"].items():
         name = pagename if pagename in pages else "index"
-        shown, _, tooltip = WORDS[other]
-        link = {"type": "link", "url": f"{up}{prefix}{name}.html", "text": shown}
-        mine.insert(1, link | {"tooltip": tooltip, "label": "language"})
+        url, text = f"{up}{prefix}{name}.html", WORDS[other][0]
+        found.append({"url": url, "text": text, "title": text})
+    context["course_links"] = found
 
 
 def setup(app):
     """Connect what is above."""
     if CHINESE:
         app.add_search_language(SearchPairs)
-    app.connect("html-page-context", buttons, priority=900)
+    app.connect("html-page-context", links, priority=900)
