@@ -22,8 +22,16 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import slides
-from editions import PICTURES, ROOT, Edition, editions, follow, on_github
-from editions import picture_name, repository
+from editions import (
+    PICTURES,
+    ROOT,
+    Edition,
+    editions,
+    follow,
+    on_github,
+    picture_name,
+    repository,
+)
 
 SITE = ROOT / ".github" / "site"
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
@@ -253,7 +261,7 @@ def problems(out: Path) -> tuple[list[str], int, int]:
                 lines.append(f"{where}: {link} leads nowhere")
             elif parts.fragment and file in read:
                 named = {parts.fragment, unquote(parts.fragment)}
-                if not named & read[file].anchors and not parts.fragment[0] == "/":
+                if not named & read[file].anchors and parts.fragment[0] != "/":
                     lines.append(f"{where}: {link}: there is no such anchor")
     return lines, len(read), followed
 

@@ -2,9 +2,10 @@
 
 .github/site/slides.toml names the cells: a list for each slide. Of a Markdown cell
 the slide shows the last title and the first paragraph below it, and the speaker's
-notes the rest; of a code cell its source and its outputs. After a colon stands what
-else is wanted: `:all` (all below the title), `:list` (the first list), `:title` (the
-title alone), `:out` (outputs alone), `:figure` (figures alone), `:code` (source alone). A translation has the same cells in the same order.
+notes the rest; of a code cell its source and its outputs. What else is wanted stands
+after a colon: `:all` (all below the title), `:list` (the first list), `:title` (the
+title alone), `:out` (outputs alone), `:figure` (figures alone), `:code` (source
+alone). A translation has the same cells in the same order.
 """
 
 import importlib.util
@@ -14,10 +15,9 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+from editions import PICTURES, Edition, follow, on_github, picture_name
 from nbconvert import SlidesExporter
 from traitlets.config import Config
-
-from editions import PICTURES, Edition, follow, on_github, picture_name
 
 SITE = Path(__file__).resolve().parents[1] / "site"
 FOLDED = re.compile(r"<details>.*?</details>\s*", re.DOTALL)
@@ -93,7 +93,9 @@ def deck(path: Path, original: Path, edition: Edition, known: list[Edition]):
                     place_links(text, path, edition, known)
                     for text in parts(cell.source, wanted)
                 )
-                if after != ids[ids.index(name) + 1 :][:1]:  # what it announces is not there
+                if (
+                    after != ids[ids.index(name) + 1 :][:1]
+                ):  # what it announces is not there
                     cell.source = ANNOUNCED.sub("", cell.source)
                 notes.append(rest)
             else:
@@ -118,7 +120,12 @@ def copy_reveal(out: Path) -> None:
     """Copy what the decks load of reveal.js, which a package brings."""
     package = importlib.util.find_spec("sphinx_revealjs").submodule_search_locations[0]
     reveal = Path(package) / "_static" / "revealjs"
-    names = ("reveal.css", "reveal.js", "theme/white.css", "theme/fonts/source-sans-pro")
+    names = (
+        "reveal.css",
+        "reveal.js",
+        "theme/white.css",
+        "theme/fonts/source-sans-pro",
+    )
     for name in ("LICENSE", "plugin/notes", *(f"dist/{name}" for name in names)):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (reveal / name).is_dir() else shutil.copy

@@ -1,5 +1,6 @@
 """Sphinx's configuration of the course's site; .github/scripts/site.py calls it."""
 
+import itertools
 import json
 import os
 import re
@@ -89,7 +90,7 @@ var splitQuery = (query) =>
         found = []
         for part in re.findall(r"[\u3400-\u9fff]+|[^\W\u3400-\u9fff]+", input):
             if "\u3400" <= part[0] <= "\u9fff":
-                found += [a + b for a, b in zip(part, part[1:], strict=False)]
+                found += [a + b for a, b in itertools.pairwise(part)]
                 found += list(part)
             else:
                 found.append(part)
