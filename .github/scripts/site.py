@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -98,8 +99,7 @@ class Stage:
         file = self.extra / "figures" / f"{name}.png"
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(base64.b64decode(output["data"]["image/png"]))
-        alt = size.get("alt", "").replace("&", "&amp;").replace('"', "&quot;")
-        alt = " ".join(alt.split())
+        alt = escape(" ".join(size.get("alt", "").split()))
         source = f"figures/{name}.png"
         html = f'<a href="{source}"><img class="figure" src="{source}" alt="{alt}"></a>'
         output["data"] = {"text/html": html}
@@ -227,7 +227,8 @@ class Page(HTMLParser):
             source = given.get("href")
         if source:
             self.loaded.append(source)
-        if tag == "img" and not (given.get("alt") or "").strip():
+        alt = (given.get("alt") or "").strip()
+        if tag == "img" and (not alt or alt.startswith("No description")):
             self.nameless.append(source or "?")
 
     handle_startendtag = handle_starttag

@@ -12,6 +12,7 @@ import importlib.util
 import re
 import shutil
 import tomllib
+from html import escape
 from pathlib import Path
 
 import nbformat
@@ -106,6 +107,8 @@ def deck(path: Path, original: Path, edition: Edition, known: list[Edition]):
                     if not wanted or wanted == "out"
                     or (wanted == "figure" and "image/png" in each.get("data", {}))
                 ]  # fmt: skip
+                for output in cell.outputs:
+                    describe(output)
             kind = "-" if place else "slide"
             cell.metadata["slideshow"] = {"slide_type": kind}
             made.cells.append(cell)
@@ -114,6 +117,16 @@ def deck(path: Path, original: Path, edition: Edition, known: list[Edition]):
             note.metadata["slideshow"] = {"slide_type": "notes"}
             made.cells.append(note)
     return made
+
+
+def describe(output) -> None:
+    """Make a figure of an output an HTML tag: nbconvert would drop its alt text."""
+    data = output.get("data", {})
+    if "image/png" in data:
+        alt = output.metadata.get("image/png", {}).get("alt", "")
+        source = "data:image/png;base64," + data["image/png"].replace("\n", "")
+        alt = escape(" ".join(alt.split()))
+        output.data = {"text/html": f'<img src="{source}" alt="{alt}">'}
 
 
 def copy_reveal(out: Path) -> None:
