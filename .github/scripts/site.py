@@ -23,7 +23,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import slides
-from editions import (
+from pages import (
     PICTURES,
     ROOT,
     Edition,

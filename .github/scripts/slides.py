@@ -16,8 +16,8 @@ from html import escape
 from pathlib import Path
 
 import nbformat
-from editions import PICTURES, Edition, follow, on_github, picture_name
 from nbconvert import SlidesExporter
+from pages import PICTURES, Edition, follow, on_github, picture_name
 from traitlets.config import Config
 
 SITE = Path(__file__).resolve().parents[1] / "site"

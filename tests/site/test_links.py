@@ -8,15 +8,15 @@ from tests import ROOT
 
 
 @pytest.fixture
-def editions(scripts):
-    """The module that knows the editions."""
-    import editions
+def pages(scripts):
+    """The module that knows the editions and their pages."""
+    import pages
 
-    return editions
+    return pages
 
 
 @pytest.fixture
-def course(tmp_path, editions):
+def course(tmp_path, pages):
     """A course of one notebook in two languages, and its editions."""
     place = tmp_path / "notebooks"
     (place / "zh").mkdir(parents=True)
@@ -27,7 +27,7 @@ def course(tmp_path, editions):
     (place / "recorded" / "loop.png").write_bytes(b"png")
     (tmp_path / "README.md").write_text("# Course\n")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    return tmp_path, editions.editions(tmp_path)
+    return tmp_path, pages.editions(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_code_keeps_its_links(site, course, tmp_path):
     )
 
 
-def test_the_course_has_each_of_its_pages(editions):
-    english = editions.editions()[0]
+def test_the_course_has_each_of_its_pages(pages):
+    english = pages.editions()[0]
     names = [*english.pages.values()]
     assert len(names) == len(set(names))
     assert {"index", "glossary", "TEACHING", "OTHERS"} < set(names)

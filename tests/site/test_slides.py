@@ -48,7 +48,7 @@ def test_each_slide_names_cells_that_are_there(slides, path):
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_a_deck_shows_what_its_cells_hold(slides, path):
-    from editions import editions
+    from pages import editions
 
     known = editions()
     nb = slides.deck(path, path, known[0], known)
