@@ -175,7 +175,8 @@ def report(run: Path) -> str:
         text += "".join(f"| {' | '.join(row)} |\n" for row in rows)
         if "few_shot" in part:
             count = part["few_shot"]["examples"]
-            text += f"\nfew_shot: untrained, {count} worked examples in the prompt.\n"
+            examples = "1 worked example" if count == 1 else f"{count} worked examples"
+            text += f"\nfew_shot: untrained, {examples} in the prompt.\n"
     return text
 
 

@@ -201,8 +201,8 @@ class FastGRPOTrainer(GRPOTrainer):
         fewest = (self.args.generation_kwargs or {}).get("min_new_tokens") or 0
         number = max(map(len, rows.values()))
         model = self.accelerator.unwrap_model(self.model)
-        # Rounded to bf16, merged weights drift from the trained policy: a mean KL of up
-        # to 1.04e-3 nats a token was measured.
+        # Rounded to bf16, merged weights drift from the trained policy, by the KL that
+        # tests/endtoend/test_embedded_model.py measures.
         with (merged if model.dtype == torch.float32 else fused)(model):
             how = (self.max_completion_length, self.temperature, self.eos_token_ids)
             drawn = generate(model, list(map(list, rows)), number, *how, fewest)

@@ -45,7 +45,8 @@ def ending_together(go_on: str):
     """End with one clear line where another process of this run has ended.
 
     The launcher then sends SIGTERM, and what waits for the lost process fails. `go_on`
-    is the command that goes on with the run.
+    is the command that goes on with the run. At a good end this takes the group down,
+    whose threads can abort a Python that closes.
     """
     lost = ProcessLost(
         "another process of this run has ended, and this one ends with it. What was "
@@ -58,6 +59,10 @@ def ending_together(go_on: str):
     former = signal.signal(signal.SIGTERM, end) if number() > 1 else None
     try:
         yield
+        if number() > 1:
+            from torch.distributed import destroy_process_group
+
+            destroy_process_group()
     except RuntimeError as error:
         if number() == 1 or not any(words in str(error) for words in GONE):
             raise

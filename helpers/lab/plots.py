@@ -12,6 +12,7 @@ from IPython.display import Image, display
 from matplotlib import pyplot
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from PIL.Image import Quantize
 
 from .. import CourseError
 from ..runs import load_run, read_log
@@ -39,8 +40,9 @@ def as_image(figure: Figure, alt: str) -> Image:
     drawn, png = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=90)
     pyplot.close(figure)  # else a notebook draws a pyplot figure once more
-    # A quarter of the bytes: a notebook stays small.
-    PIL.Image.open(drawn).convert("RGB").quantize().save(png, "png", optimize=True)
+    # A quarter of the bytes: a notebook stays small. Rare colours stay what they are.
+    few = PIL.Image.open(drawn).convert("RGB").quantize(method=Quantize.MAXCOVERAGE)
+    few.save(png, "png", optimize=True)
     return Image(png.getvalue(), metadata={"alt": alt})
 
 
@@ -225,8 +227,9 @@ def plot_run(run: Path, step: int | None = None) -> Figure:
     if not log:
         raise CourseError(f"{run} has no step in its log.jsonl yet")
     config, steps = load_run(run)[0].grpo, [row["step"] for row in log]
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure = Figure(figsize=(11, 5.2), layout="constrained")
     axes = figure.subplots(2, 3).flat
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "frameon": False}
 
     def draw(place, title, lines, unit=""):
         for number, (key, label) in enumerate(lines.items()):
@@ -239,7 +242,7 @@ def plot_run(run: Path, step: int | None = None) -> Figure:
         axes[place].set_xlim(0.5, max(config.get("max_steps") or 0, steps[-1]) + 0.5)
         axes[place].spines[["top", "right"]].set_visible(False)
         if len(lines) > 1:
-            axes[place].legend(fontsize="x-small")
+            axes[place].legend(**below, ncols=3, fontsize="small")
 
     means = [k for k in log[0] if k.startswith("rewards/") and k.endswith("/mean")]
     short = {key: key.split("/")[1].removesuffix("_reward_func") for key in means}

@@ -1,13 +1,18 @@
 """The dashboard: what it costs, and what it draws while a run trains."""
 
+import io
 import json
 import shutil
 
+import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
+from matplotlib.colors import to_rgb
 
 from helpers import GIB, CourseError
 from helpers.lab import dashboard
+from helpers.lab.plots import STYLES, as_image, plot_run
 from helpers.runs import read_log
 from tests import RUN
 
@@ -76,6 +81,19 @@ def test_slow_drawing_is_done_less_often(places, monkeypatch):
         clock[0] += 1.0
     assert drawn.spent <= 0.03 * 1000
     assert len(places[1].shown) > 5
+
+
+def test_legends_lie_below_their_curves_and_each_curve_keeps_its_colour():
+    figure = plot_run(RUN)
+    drawn = as_image(figure, "six curves")
+    for axes in figure.axes[:2]:
+        legend = axes.get_legend().get_window_extent()
+        assert legend.y1 < axes.get_window_extent().y0
+    assert not any(axes.get_legend() for axes in figure.axes[2:])
+    pixels = np.asarray(PIL.Image.open(io.BytesIO(drawn.data)).convert("RGB"))
+    for color, _ in STYLES.values():
+        off = np.abs(pixels - 255 * np.array(to_rgb(color))).max(axis=-1)
+        assert off.min() <= 10
 
 
 def test_completions_are_coloured_by_advantage_and_escaped(tmp_path):
