@@ -3,6 +3,9 @@
 import re
 from collections.abc import Iterator
 
+# What some job needs: the report of drift.yml, the deployment of pages.yml.
+ALLOWED = {("contents", "read"), ("issues", "write")}
+ALLOWED |= {("pages", "write"), ("id-token", "write")}
 CONTEXTS = {"github", "matrix", "needs", "env", "steps", "secrets", "inputs", "runner"}
 CONTEXTS |= {"job", "strategy", "vars", "true", "false", "null"}
 FUNCTIONS = {"always", "cancelled", "success", "failure", "contains", "startsWith"}
@@ -66,8 +69,7 @@ def problems(name: str, workflow: dict) -> list[str]:
         steps = job["steps"]
         said = job.get("permissions", workflow.get("permissions", {}))
         if said == "write-all" or (
-            isinstance(said, dict)
-            and set(said.items()) - {("contents", "read"), ("issues", "write")}
+            isinstance(said, dict) and set(said.items()) - ALLOWED
         ):
             lines.append(f"{job_name}: permissions that no job here needs: {said}")
         if "timeout-minutes" not in job:

@@ -113,6 +113,10 @@ def test_a_recorded_adapter_still_answers_in_the_layout(embedded_model):
 
 def test_the_own_loop_of_notebook_03_raises_the_reward(embedded_model, capsys):
     there = script.own_loop()
-    rewards = there["train_model"](there["my_step"], seed=0)
-    assert len(rewards) == 6
-    assert sum(rewards[-2:]) / 2 > sum(rewards[:2]) / 2 + 0.1
+    model, rewards = there["train_model"](there["my_step"], seed=0)
+    assert len(rewards) == 10
+    assert sum(rewards[-2:]) / 2 > sum(rewards[:2]) / 2 + 1
+    with model.disable_adapter():
+        before = there["examine"](model, count=50)
+    after = there["examine"](model, count=50)
+    assert after["strict"].sum() > before["strict"].sum()

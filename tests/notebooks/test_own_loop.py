@@ -10,7 +10,7 @@ from helpers.lab.exercises.n03 import tiny_model
 from tests import RECORDED, ROOT
 from tests.notebooks.cells import source
 
-PIECES = ("^GROUP, LENGTH", "^def score", "^def train_model")
+PIECES = ("^GROUP, LENGTH", "^def score", "^def pay")
 SOLUTION = "^def my_step.*\n    ids, mask"
 spec = importlib.util.spec_from_file_location(
     "own_loop", ROOT / ".github" / "scripts" / "own_loop.py"
@@ -21,9 +21,9 @@ spec.loader.exec_module(script)
 
 def pieces() -> dict:
     """The names of section 3.15, for completions of at most eight tokens that end."""
-    there: dict = {"torch": torch, "longest": 8}
+    there: dict = {"torch": torch, "longest": 0}  # LENGTH is 8
     there["tokenizer"] = type("Tokenizer", (), {"eos_token_id": 2})
-    for text in PIECES[:2]:
+    for text in PIECES:
         exec(source("03", text), there)
     return there
 
@@ -62,16 +62,21 @@ def test_tokens_are_drawn_as_often_as_the_model_says():
 
 
 def test_sampling_reward_advantage_loss_and_update_are_forty_lines():
-    texts = [source("03", text) for text in PIECES[:2]]
+    texts = [source("03", text) for text in PIECES]
     texts.append(source("03", SOLUTION, solutions=True))
     lines = [line for text in texts for line in text.splitlines() if line.strip()]
-    own = [x for x in lines if not x.startswith(("from ", "my_rewards"))]
+    own = [x for x in lines if not x.startswith(("from ", "train_and"))]
     assert len(own) <= 40
 
 
-def test_every_recorded_seed_rises():
+def test_every_recorded_seed_earns_more_and_is_right_more_often():
     record = json.loads((RECORDED / "own_loop.json").read_text())
-    assert len(record["rewards"]) == len(record["seconds"]) == len(script.SEEDS) == 5
-    for rewards in record["rewards"]:
-        assert len(rewards) == 6
-        assert rewards[0] < 0.2 and min(rewards[-2:]) > 0.35
+    seeds = len(script.SEEDS)
+    assert [len(times) for times in record["seconds"].values()] == [seeds, seeds]
+    strict = record["right"]["strict"]
+    assert len(record["rewards"]) == len(strict["after"]) == seeds == 3
+    for rewards, after in zip(record["rewards"], strict["after"], strict=True):
+        assert len(rewards) == 10
+        assert max(rewards[:2]) < 1 and min(rewards[-3:]) > 1.5
+        assert len(after) == len(strict["before"]) == script.PROBLEMS
+        assert sum(after) > sum(strict["before"])
