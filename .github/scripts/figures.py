@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+ZH = "notebooks/zh/README.md"
 SEEDS = range(3)
 # What stands between the marks of a part: its text with a {hole} for each figure; a
 # space is any white space. A text that is worded anew is worded anew here too.
@@ -38,6 +39,27 @@ TEXTS = {
             "where all five rewards gain {all_gain}."
         ],
         "workshop": ["`python -m helpers train` took {train} minutes"],
+    },
+    ZH: {  # the same figures, in Chinese: see `chinese`
+        "result": [
+            "训练前答案标签里答对 {before}（区间在 {within} 之内）",
+            "训练后答对 {after}，提高 {gains} 个百分点，"
+            "每个配对 95% 区间都高于 {above}。",
+            "可达 {few_shot}。",
+            "成绩从 {moved_before} 升到 {moved_range}，"
+            "三个提升区间中有 {zero} 个包含 0",
+        ],
+        "machines": [
+            "| `cpu` | {cpu_minutes} | {cpu_strict} | {cpu_lenient} |",
+            "| `cpu_quick` | {quick_minutes} | {quick_strict} | {quick_lenient} |",
+        ],
+        "profiles": ["内置应用题 | {cpu_about} 实测 |"],
+        "notebooks": [],
+        "control": [
+            "*strict* 提高 {layout_gain} 个百分点，"
+            "而五个奖励一起用时提高 {all_gain} 个百分点。"
+        ],
+        "workshop": ["`python -m helpers train` 用了 {train} 分钟"],
     },
     "notebooks/recorded/README.md": {
         "own_task": [
@@ -148,6 +170,7 @@ def values(root: Path) -> dict[str, str]:
         "few_shot": rate + few_shot[few_shot.index("%") :],
         "moved_before": f"{spread(rates(moved, 'before'), 0)}%",
         "moved_after": f"{ends[0]} and {ends[1]}%",
+        "moved_range": f"{spread(rates(moved, 'after'), 0)}%",
         "zero": ["none", "one", "two", "all"][zero],
         "cpu_about": f"{(min(minutes['cpu']) + max(minutes['cpu'])) / 2:.0f}",
         "train": f"{min(both):.0f} to {max(both):.0f}",
@@ -168,6 +191,17 @@ def values(root: Path) -> dict[str, str]:
     return found
 
 
+def chinese(value: str) -> str:
+    """Return a figure as the Chinese README writes it."""
+    value = re.sub(r" \((.+?)\)", r"（\1）", value)
+    value = re.sub(r"% of (\d+)$", r"%（共 \1 题）", value)
+    words = {" to ": "～", ", ": "、", " and ": " 和 ", "as *strict*": "同 *strict*"}
+    words |= {"none": "0", "one": "1", "two": "2", "all": "3"}
+    for english, other in words.items():
+        value = value.replace(english, other)
+    return value
+
+
 def holes(text: str) -> re.Pattern:
     """Return the pattern of a text with holes."""
     parts = re.split(r"\{(\w+)\}", text)
@@ -176,10 +210,11 @@ def holes(text: str) -> re.Pattern:
     return re.compile("".join(a + b for a, b in zip(fixed, [*names, ""], strict=True)))
 
 
-def rows(root: Path) -> list[str]:
-    """Return the text of each notebook's row in the README."""
+def rows(root: Path, name: str) -> list[str]:
+    """Return the text of each notebook's row in a README."""
     paths = sorted((root / "notebooks").glob("[0-9]*.ipynb"))
-    return [f"| {{notebook_{path.name[:2]}}} on 2 CPU cores" for path in paths]
+    says = "分钟（2 核 CPU" if name == ZH else "on 2 CPU cores"
+    return [f"| {{notebook_{path.name[:2]}}} {says}" for path in paths]
 
 
 def written(text: str, part: str, fill: list[str], known: dict[str, str]) -> tuple:
@@ -210,8 +245,10 @@ def figures(root: Path, write: bool) -> list[str]:
     for name, parts in TEXTS.items():
         path = root / name
         text = path.read_text(encoding="utf-8")
+        here = {hole: chinese(value) for hole, value in known.items()}
+        here = here if name == ZH else known
         for part, fill in parts.items():
-            text, wrong = written(text, part, fill or rows(root), known)
+            text, wrong = written(text, part, fill or rows(root, name), here)
             problems += [f"{name}: {line}" for line in wrong]
         if write:
             path.write_text(text, encoding="utf-8")

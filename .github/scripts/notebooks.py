@@ -4,7 +4,8 @@
 badges, set-up cells and README; `stamp --check` says where they disagree. `check` says
 what is wrong with a notebook, and without names also which figure of a README is
 another than the recorded files give; `link` links the terms of notebooks/README.md
-where a notebook first uses them; `run` executes notebooks in place.
+where a notebook first uses them; `run` executes notebooks in place. `03` is the English
+notebook, `zh/03` the Chinese one; without names both editions are meant.
 """
 
 import argparse
@@ -31,6 +32,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from packaging.requirements import Requirement
 
+sys.path.append(str(Path(__file__).parent))
+from editions import COMPLETE, NAMES, awaited, different  # the script beside this one
+
 ROOT = Path(__file__).resolve().parents[2]
 SETUP = """\
 # The set-up cell, the same in every notebook. Running it again changes nothing.
@@ -48,7 +52,7 @@ colab.set_up()"""
 COLAB = "https://colab.research.google.com"
 BADGE = (
     f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]"
-    f"({COLAB}/github/{{owner}}/{{name}}/blob/main/notebooks/{{file}})"
+    f"({COLAB}/github/{{owner}}/{{name}}/blob/main/{{file}})"
 )
 NAME = r"([\w.-]+/[\w.-]+)"
 IN_PYPROJECT = rf'(Repository = "https://github\.com/){NAME}'
@@ -59,18 +63,43 @@ ADDRESSES = (
     rf"(https://github\.com/){NAME}(?=/issues/new)",
     rf'(repository-code: "https://github\.com/){NAME}',
 )
-STAMPED = ("pyproject.toml", "README.md", "CITATION.cff", ".github/CONTRIBUTING.md")
+STAMPED = ("pyproject.toml", "README.md", "CITATION.cff", ".github/CONTRIBUTING.md",
+           "notebooks/zh/README.md")  # fmt: skip
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 ON_GPU = ("05", "06", "10")  # what Colab opens with a T4
 MAX_LINES, MAX_COLUMNS, MAX_BYTES = 30, 88, 500_000
 # Lines of code at the median, and lines that draw, where they are more than 10 and 5.
 MEDIAN_LINES, MAX_DRAWING = {"10": 12}, {("09", 18): 9}
+# The words that a rule looks for, in English and in notebooks/zh/.
+WORDS = {
+    "en": {
+        "recap": "Recap",
+        "exercise": "Exercise ",
+        "title": r"Exercise {}: .+ \((easy|medium|hard), \d+ minutes\)",
+        "example": "Exercise {}: what (easy, 3 minutes)",
+        "hint": "Hint",
+        "solution": "Solution",
+    },
+    "zh": {
+        "recap": "小结",
+        "exercise": "练习 ",
+        "title": r"练习 {}：.+（(简单|中等|困难)，\d+ 分钟）",
+        "example": "练习 {}：什么（简单，3 分钟）",
+        "hint": "提示",
+        "solution": "解答",
+    },
+}
 NEAR = 3  # cells before and after an exercise that must not give it away
 GLOSSARY, MAX_TERMS = ROOT / "notebooks" / "README.md", 60
+GLOSSARY_ZH = ROOT / "notebooks" / "zh" / "README.md"
 ENTRY = re.compile(
     r'^- <a id="([\w-]+)"></a>(\*{2,3})([^*]+)\2(?: \(also ([^)]+)\))?: .+$',
     re.MULTILINE,
 )
+ROW = re.compile(  # the same in notebooks/zh/README.md
+    r'^\| <a id="([\w-]+)"></a>(\*?)([^*|]+)\2 \| ([^|]+) \| [^|]+ \|$', re.MULTILINE
+)
+CLIP = r"clip|裁剪|采样比|比值|比率"  # no neighbour of 截断, which is *truncate*
 GLOSSARY_LINK = re.compile(r"\[[^\]]+\]\(README\.md#([\w-]+)\)")
 FOLDED = re.compile(r"<details><summary>(\w+).*?</details>", re.DOTALL)
 NO_PROSE = re.compile(  # code, formulas, links, HTML, titles, indented code
@@ -79,8 +108,13 @@ NO_PROSE = re.compile(  # code, formulas, links, HTML, titles, indented code
     re.DOTALL | re.MULTILINE,
 )
 NUMBERS = ROOT / ".github" / "scripts" / "numbers.toml"
-NUMBER = re.compile(r"(?<![\w.,/#§-])\d+(?:,\d{3})*(?:\.\d+)?(?![\w]|[.,]\d)")
-UNIT = r"[ -]?(?:%|(?:s|ms|seconds?|minutes?|hours?|[kMG]i?B|[TG]?FLOP|nats?|times)\b)"
+NUMBER = re.compile(  # a Chinese character may stand right beside it
+    r"(?<![^\W一-鿿])(?<![.,/#§-])\d+(?:,\d{3})*(?:\.\d+)?(?![^\W一-鿿]|[.,]\d)"
+)
+UNIT = (
+    r"[ -]?(?:%|个百分点|毫?秒|分钟|小时|倍|(?:s|ms|seconds?|minutes?|hours?|[kMG]i?B"
+    r"|[TG]?FLOP|nats?|times)(?![a-zA-Z]))"
+)
 SUMS, SUM_BEFORE = ("= ", " =", " ×", " ·", " /", "² "), r"(?:[=×·√≈]|\d [+−/]) ?\(?$"
 SECRET = re.compile(
     r"\b(?:hf_\w{30,}|gh[pousr]_\w{30,}|github_pat_\w{30,}|sk-[\w-]{30,}|AKIA\w{16})"
@@ -91,15 +125,36 @@ MACHINE_PATH = re.compile(
 )
 
 
-def notebooks(names: list[str] = ()) -> list[Path]:
-    """Return the course's notebooks, or those whose names begin with one of `names`."""
-    paths = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+def edition(path: Path) -> str:
+    """Return `zh` for a notebook of the Chinese edition, else `en`."""
+    return "zh" if path.parent.name == "zh" else "en"
+
+
+def words(path: Path) -> dict[str, str]:
+    """Return the words that rules look for in a notebook of this edition."""
+    return WORDS[edition(path)]
+
+
+def notebooks(names: list[str] = (), editions: str = "en zh") -> list[Path]:
+    """Return the course's notebooks, or those whose names begin with one of `names`.
+
+    `03` names the English one, `zh/03` the Chinese one.
+    """
+    folders = {"en": ROOT / "notebooks", "zh": ROOT / "notebooks" / "zh"}
+    found = {
+        kind: sorted(folders[kind].glob("[0-9][0-9]_*.ipynb"))
+        for kind in editions.split()
+    }
+    everything = [path for paths in found.values() for path in paths]
+    chosen = set()
     for name in names:
-        if not any(path.name.startswith(Path(name).name) for path in paths):
+        paths = found.get("zh" if "zh" in Path(name).parts[:-1] else "en", [])
+        meant = {path for path in paths if path.name.startswith(Path(name).name)}
+        if not meant:
             known = ", ".join(path.stem for path in paths)
-            sys.exit(f"no notebook begins with {name!r}; there are {known}")
-    starts = tuple(Path(name).name for name in names)
-    return [path for path in paths if not names or path.name.startswith(starts)]
+            sys.exit(f"no notebook begins with {name!r}; there are {known or 'none'}")
+        chosen |= meant
+    return [path for path in everything if not names or path in chosen]
 
 
 # --- stamp ----------------------------------------------------------------------------
@@ -108,6 +163,11 @@ def notebooks(names: list[str] = ()) -> list[Path]:
 def address() -> str:
     """Return OWNER/NAME of this repository, from pyproject.toml."""
     return re.search(IN_PYPROJECT, (ROOT / "pyproject.toml").read_text())[2]
+
+
+def label(path: Path) -> str:
+    """Return the name of a notebook in a message: `zh/03_….ipynb` for a Chinese one."""
+    return f"zh/{path.name}" if edition(path) == "zh" else path.name
 
 
 def setup_cell() -> str:
@@ -119,7 +179,8 @@ def setup_cell() -> str:
 def badge(path: Path) -> str:
     """Return the Markdown of a notebook's badge."""
     owner, name = address().split("/")
-    return BADGE.format(owner=owner, name=name, file=path.name)
+    file = f"notebooks/{label(path)}"
+    return BADGE.format(owner=owner, name=name, file=file)
 
 
 def stamp(repository: str) -> None:
@@ -151,9 +212,10 @@ def disagreements(repository: str | None = None) -> list[str]:
     texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in STAMPED}
     for path in notebooks():
         cells = nbformat.read(path, as_version=4).cells
-        texts[path.name] = "\n".join(cell.source for cell in cells)
-        if badge(path) not in texts["README.md"]:
-            problems.append(f"README.md: no badge of {path.name} at {known}")
+        texts[label(path)] = "\n".join(cell.source for cell in cells)
+        readme = {"en": "README.md", "zh": "notebooks/zh/README.md"}[edition(path)]
+        if badge(path) not in texts[readme]:
+            problems.append(f"{readme}: no badge of {path.name} at {known}")
     for name, text in texts.items():
         there = [m[2] for pattern in ADDRESSES for m in re.finditer(pattern, text)]
         problems += [f"{name}: {other} in place of {known}" for other in there
@@ -285,28 +347,31 @@ def rule_set_up(path, nb):
 def rule_sections(path, nb):
     """The title bears the notebook's number; sections and exercises count from 1."""
     number, sections, exercises = int(path.name[:2]), 0, 0
+    word = words(path)
     if not nb.cells[0].source.startswith(f"# {path.name[:2]} · "):
         yield f"the title does not begin with '# {path.name[:2]} · '"
     for cell in markdown_cells(nb):
         for title in re.findall(r"^## (.+)$", cell.source, re.MULTILINE):
-            sections += title != "Recap"
-            if title != "Recap" and not title.startswith(f"{number}.{sections} "):
+            sections += title != word["recap"]
+            if title != word["recap"] and not title.startswith(f"{number}.{sections} "):
                 yield f"section {title!r}: expected number {number}.{sections}"
-        for title in re.findall(r"^### (Exercise .+)$", cell.source, re.MULTILINE):
+        titles = rf"^### ({word['exercise']}.+)$"
+        for title in re.findall(titles, cell.source, re.MULTILINE):
             exercises += 1
-            wanted = rf"Exercise {number}\.{exercises}: .+ \((easy|medium|hard), "
-            if not re.fullmatch(wanted + r"\d+ minutes\)", title):
-                name = f"Exercise {number}.{exercises}"
-                yield f"{title!r}: expected '{name}: what (easy, 3 minutes)'"
+            wanted = word["title"].format(rf"{number}\.{exercises}")
+            if not re.fullmatch(wanted, title):
+                name = word["example"].format(f"{number}.{exercises}")
+                yield f"{title!r}: expected '{name}'"
 
 
 def rule_exercises(path, nb):
     """An exercise has title, stub, check, hint and solution; nothing depends on it."""
     stubs: set[str] = set()
-    cells, titles = nb.cells, []
+    cells, titles, word = nb.cells, [], words(path)
+    title = rf"^### ({word['exercise']}[\d.]+)"
     for place, cell in enumerate(cells):
         if cell.cell_type != "code":
-            titles += re.findall(r"^### (Exercise [\d.]+)", cell.source, re.MULTILINE)
+            titles += re.findall(title, cell.source, re.MULTILINE)
             continue
         try:
             nodes = list(ast.walk(parse(cell)))
@@ -320,13 +385,13 @@ def rule_exercises(path, nb):
         if is_exercise(cell):
             folded = cells[place + 1].source if place + 1 < len(cells) else ""
             what = titles.pop() if titles else f"the exercise in cell {place + 1}"
-            if not what.startswith("Exercise"):
+            if not what.startswith(word["exercise"]):
                 yield f"{what} has no title"
             if not check or "..." not in cell.source:
                 yield f"{what} has no stub (...) that ends with exercises.check_…(…)"
-            for part in ("Hint", "Solution"):
-                if f"<summary>{part}</summary>" not in folded:
-                    yield f"{what} has no folded {part.lower()}"
+            for part in ("hint", "solution"):
+                if f"<summary>{word[part]}</summary>" not in folded:
+                    yield f"{what} has no folded {part}"
             if "```python" not in folded:
                 yield f"{what} has no solution in Python"
             stubs |= bound
@@ -348,12 +413,18 @@ def rule_markdown(path, nb):
         if re.search(r"!\[\s*\]\(", cell.source) or any("alt=" not in t for t in tags):
             yield "an image in Markdown has no alt text"
         for link in re.findall(r"\]\(([^)\s]+)\)", cell.source):
-            target = ROOT / "notebooks" / link.partition("#")[0]
+            folder = ROOT / "notebooks" / ("zh" if edition(path) == "zh" else "")
+            target = folder / link.partition("#")[0]
+            if edition(path) == "zh" and target.parent == folder:
+                there = {other.name for other in notebooks(editions="zh")}
+                if target.name in awaited(there):
+                    continue
             if not re.match(r"https?://|#|mailto:", link) and not target.exists():
                 yield f"the link to {link} leads nowhere"
-    if nb.cells[-1].cell_type != "markdown" or "## Recap" not in nb.cells[-1].source:
+    recap = f"## {words(path)['recap']}"
+    if nb.cells[-1].cell_type != "markdown" or recap not in nb.cells[-1].source:
         yield "the last cell is not the recap"
-    others = notebooks()
+    others = notebooks(editions="en")
     later = [other.name for other in others if other.name > path.name][:1]
     if later and f"({later[0]})" not in nb.cells[-1].source:
         yield f"the recap does not link to {later[0]}"
@@ -373,12 +444,14 @@ def rule_lengths(path, nb):
 
 def rule_reading(path, nb):
     """Minutes to read and solve follow from words, lines of code and exercises."""
+    if edition(path) != "en":  # whose minutes are those of the English notebook
+        return
     texts = [cell.source for cell in markdown_cells(nb)]
-    words = sum(len(text.split()) for text in texts)
+    count = sum(len(text.split()) for text in texts)
     lines = sum(len(cell.source.splitlines()) for cell in code_cells(nb)[1:])
     titles = r"^### Exercise .*?, (\d+) minutes\)$"
     exercises = sum(map(int, re.findall(titles, "\n".join(texts), re.MULTILINE)))
-    needed = words / 200 + lines / 6 + exercises  # 200 words a minute, 10 s a line
+    needed = count / 200 + lines / 6 + exercises  # 200 words a minute, 10 s a line
     stated = re.search(
         r"(\d+)(?= to read and solve)|to read and solve \| (\d+)", texts[0]
     )
@@ -414,9 +487,9 @@ def solution_parts(solution: str) -> set[str]:
     return {part for part in parts if len(part) >= 18}
 
 
-def told(cell) -> set[str]:
+def told(cell, exercise: str) -> set[str]:
     """Return the numbers that every reader of a cell sees, other exercises left out."""
-    texts = [unfolded(cell.source).partition("### Exercise")[0]]
+    texts = [unfolded(cell.source).partition(f"### {exercise}")[0]]
     if "nbval-check-output" in cell.metadata.get(
         "tags", []
     ):  # the same on each machine
@@ -432,13 +505,15 @@ def rule_spoilers(path, nb):
     A cell solves it that holds most of the solution's code, or a result (a number of
     three digits or more) that the solution's text names.
     """
+    word = words(path)
     for place, cell in enumerate(nb.cells[:-1]):
         if not is_exercise(cell):
             continue
         folds = {m[1]: m[0] for m in FOLDED.finditer(nb.cells[place + 1].source)}
-        solution = folds.get("Solution", "")
+        solution = folds.get(word["solution"], "")
         parts = solution_parts(solution)
-        asked = nb.cells[place - 1].source.rpartition("### Exercise")[2] + cell.source
+        asked = nb.cells[place - 1].source.rpartition(f"### {word['exercise']}")[2]
+        asked += cell.source
         results = set(NUMBER.findall(prose(solution))) - set(NUMBER.findall(asked))
         results = {each for each in results if len(re.sub(r"\D", "", each)) > 2}
         span = slice(max(0, place - NEAR - 1), place + NEAR + 2)
@@ -447,7 +522,7 @@ def rule_spoilers(path, nb):
             given = sum(len(part) for part in parts if part in text)
             if other is not cell and given > sum(map(len, parts)) / 2:
                 yield f"cell {near} gives away the exercise in cell {place + 1}"
-            for each in sorted(results & told(other)):
+            for each in sorted(results & told(other, word["exercise"])):
                 yield f"cell {near} names {each}, a result of cell {place + 1}"
 
 
@@ -458,7 +533,7 @@ def prose(source: str) -> str:
     return re.sub(other, "", source, flags=re.MULTILINE)
 
 
-def claims(nb) -> Iterator[tuple[int, str]]:
+def claims(nb, word: dict[str, str] = WORDS["en"]) -> Iterator[tuple[int, str]]:
     """Yield the numbers that a notebook's text claims, each with its cell's number.
 
     They are those with decimals and those with a unit. Left out are exercises with
@@ -468,7 +543,8 @@ def claims(nb) -> Iterator[tuple[int, str]]:
     for number, cell in enumerate(nb.cells, 1):
         if cell.cell_type != "markdown":
             continue
-        text = unfolded(cell.source, "Hint", "Solution").partition("### Exercise")[0]
+        text = unfolded(cell.source, word["hint"], word["solution"])
+        text = text.partition(f"### {word['exercise']}")[0]
         for block in re.split(r"\n\s*\n|\n(?=[-|])", text):
             minutes = number == 1 and block.startswith("|")
             if minutes or re.search(r"\]\((?!README\.md#|\d\d_)[^)]+\)", block):
@@ -495,7 +571,7 @@ def rule_numbers(path, nb):
     allowed = tomllib.loads(NUMBERS.read_text(encoding="utf-8")).get(path.name[:2], {})
     allowed = {each for group in allowed.values() for each in group}
     section = rf"{int(path.name[:2])}\.\d{{1,2}}"
-    for number, text in claims(nb):
+    for number, text in claims(nb, words(path)):
         value, digits = float(text.replace(",", "")), len(text.partition(".")[2])
         passes = not digits and (value <= 20 or value in (95, 100))
         passes |= bool(re.fullmatch(section, text)) or text in allowed
@@ -585,32 +661,71 @@ def glossary(text: str) -> dict[str, re.Pattern]:
     return terms
 
 
-def uses(source: str, terms: dict) -> list[tuple[int, int, str, bool, bool]]:
+def chinese_glossary(text: str) -> tuple[dict[str, re.Pattern], dict[str, str]]:
+    """Return the anchors of notebooks/zh/README.md with what finds each term.
+
+    Then the English word of each. A term may have several forms, parted by `、`. One in
+    italics is an everyday word too: nothing finds it.
+    """
+    terms, english = {}, {}
+    for anchor, star, name, word in ROW.findall(text):
+        forms = sorted(map(re.escape, name.split("、")), key=len, reverse=True)
+        flags = re.IGNORECASE if name == name.lower() else 0
+        pattern = rf"(?<![\w@-])(?:{'|'.join(forms)})(?![\w@-])"
+        terms[anchor] = re.compile("(?!)" if star else pattern, flags | re.ASCII)
+        english[anchor] = word
+    return terms, english
+
+
+def is_followed(term: str, rest: str, words: str) -> bool:
+    """Tell whether a Chinese term has one of its English words behind it.
+
+    It stands in parentheses. Behind a term that is English itself, anything may.
+    """
+    found = re.match(r"[*_` ]*[（(]([^）)]+)", rest)
+    known = [word.lower() for word in words.split(", ")]
+    there = found and (
+        term.isascii() or any(word in found[1].lower() for word in known)
+    )
+    return bool(there)
+
+
+def uses(
+    source: str, terms: dict, english: dict | None = None
+) -> list[tuple[int, int, str, bool, bool]]:
     """Return where a Markdown text uses terms: start, end, anchor, explained?, folded?
 
     A link to the glossary explains a term, and so does bold type, in all of its
-    paragraph. Code, formulas, titles and other links do not count; of two terms at one
-    place the longer one does.
+    paragraph. With `english`, in the Chinese edition, its English word in parentheses
+    does, and bold type only where both words are one. Code, formulas, titles and other
+    links do not count; of two terms at one place the longer one does.
     """
     plain = NO_PROSE.sub(lambda m: " " * len(m[0]), source)
     found = [(*m.span(), a) for a, form in terms.items() for m in form.finditer(plain)]
     ends = [m.end() for m in re.finditer(r"\n\s*\n", source)]  # of paragraphs
     folds = [range(*m.span()) for m in FOLDED.finditer(source)]
-    chosen, bold = [], set()
+    chosen, bold, named = [], set(), set()
     for start, end, anchor in sorted(found, key=lambda each: each[0] - each[1]):
         if all(end <= other[0] or start >= other[1] for other in chosen):
             chosen.append((start, end, anchor))
-            if source[:start].endswith("**") and source[end:].startswith("**"):
+            term = source[start:end]
+            if english and is_followed(term, source[end:], english[anchor]):
+                named.add((start, end, anchor))
+            is_bold = source[:start].endswith("**") and source[end:].startswith("**")
+            if is_bold and (english is None or term.isascii()):
                 bold.add((bisect.bisect(ends, start), anchor))
     links = [(*m.span(), m[1]) for m in GLOSSARY_LINK.finditer(source)]
     return [
-        (*each, each in links or (bisect.bisect(ends, each[0]), each[2]) in bold,
+        (*each, each in links or each in named
+         or (bisect.bisect(ends, each[0]), each[2]) in bold,
          any(each[0] in fold for fold in folds))
         for each in sorted(chosen + links)
     ]  # fmt: skip
 
 
-def unexplained(nb, terms: dict) -> Iterator[tuple[int, int, int, str]]:
+def unexplained(
+    nb, terms: dict, english: dict | None = None
+) -> Iterator[tuple[int, int, int, str]]:
     """Yield each use of a term that nothing has explained: cell, start, end, anchor.
 
     What is explained in a folded text is not yet explained to one who leaves it folded.
@@ -619,7 +734,7 @@ def unexplained(nb, terms: dict) -> Iterator[tuple[int, int, int, str]]:
     for place, cell in enumerate(nb.cells):
         if cell.cell_type != "markdown":
             continue
-        for start, end, anchor, explained, folded in uses(cell.source, terms):
+        for start, end, anchor, explained, folded in uses(cell.source, terms, english):
             if not explained and anchor not in (seen if folded else opened):
                 yield place, start, end, anchor
             seen.add(anchor)
@@ -627,15 +742,62 @@ def unexplained(nb, terms: dict) -> Iterator[tuple[int, int, int, str]]:
 
 
 def rule_glossary(path, nb):
-    """A term of the glossary is linked, or explained in bold, at its first use."""
-    terms = glossary(GLOSSARY.read_text(encoding="utf-8"))
-    for place, start, end, _ in unexplained(nb, terms):
+    """A term of the glossary is linked, or explained, at its first use.
+
+    It is explained in bold type; in the Chinese edition by its English word behind it.
+    """
+    if edition(path) == "zh":
+        terms, english = chinese_glossary(GLOSSARY_ZH.read_text(encoding="utf-8"))
+        what = "is used before it is linked or has its English word behind it"
+    else:
+        terms, english = glossary(GLOSSARY.read_text(encoding="utf-8")), None
+        what = "is used before it is linked or explained"
+    for place, start, end, anchor in unexplained(nb, terms, english):
         text = nb.cells[place].source[start:end]
-        yield f"cell {place + 1}: {text!r} is used before it is linked or explained"
+        word = f" ({english[anchor]})" if english else ""
+        yield f"cell {place + 1}: {text!r}{word} {what}"
     for number, cell in enumerate(nb.cells, 1):
         for linked in GLOSSARY_LINK.findall(cell.source):
             if linked not in terms:
                 yield f"cell {number}: the glossary has no {linked!r}"
+
+
+def rule_edition(path, nb):
+    """The Chinese notebook has the cells and the code of the English one, as of now."""
+    english = ROOT / "notebooks" / path.name
+    if edition(path) == "en":
+        return
+    if not english.exists():
+        yield f"there is no English notebook {path.name}"
+        return
+    yield from different(nbformat.read(english, as_version=4), nb)
+    for number, cell in enumerate(nb.cells, 1):
+        sentences = re.split(r"[。！？；\n]", prose(cell.source))
+        if any("截断" in s and re.search(CLIP, s) for s in sentences):
+            yield f"cell {number}: 截断 is *truncate*; clip is 裁剪"
+
+
+def edition_problems(
+    there: set[str], text: str, complete: bool = COMPLETE
+) -> list[str]:
+    """Return which Chinese notebooks are missing, and how their glossary is another.
+
+    `there` holds the names of those that are there, `text` is notebooks/zh/README.md.
+    """
+    lacking = [name for name in NAMES if name not in there]
+    problems = [f"{name} is missing" for name in lacking if complete]
+    if not lacking and not complete:
+        problems = ["all notebooks are there: set COMPLETE in editions.py"]
+    problems += [f"{name} is in no list of names" for name in sorted(there - {*NAMES})]
+    terms, rows = chinese_glossary(text)[0], re.findall("^\\| <a id=.*", text, re.M)
+    odd = [row for row in rows if not ROW.match(row)]
+    problems += [f"README.md: no row of the glossary: {row[:60]}" for row in odd]
+    if len(terms) < len(rows) - len(odd):
+        problems.append("README.md: two terms of the glossary have the same anchor")
+    english = glossary(GLOSSARY.read_text(encoding="utf-8")).keys()
+    what = "README.md: only one of the two glossaries has"
+    problems += [f"{what} {a!r}" for a in sorted(english ^ terms.keys())]
+    return [f"zh/{problem}" for problem in problems]
 
 
 def glossary_problems(text: str, paths: list[Path]) -> list[str]:
@@ -678,10 +840,10 @@ def check(path: Path) -> list[str]:
     try:
         nb = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
     except Exception as error:  # nbformat raises many kinds
-        return [f"{path.name}: cannot be read: {error}"]
+        return [f"{label(path)}: cannot be read: {error}"]
     if not nb.cells:
-        return [f"{path.name}: no cells"]
-    return [f"{path.name}: {text}" for rule in RULES for text in rule(path, nb)]
+        return [f"{label(path)}: no cells"]
+    return [f"{label(path)}: {text}" for rule in RULES for text in rule(path, nb)]
 
 
 # --- run ------------------------------------------------------------------------------
@@ -740,25 +902,27 @@ def main() -> int:
     p.add_argument("repository", nargs="?", metavar="OWNER/NAME")
     p.add_argument("--check", action="store_true", help="change nothing")
     p = commands.add_parser("check", help="say what is wrong with notebooks")
-    p.add_argument("names", nargs="*", metavar="NAME", help="such as 03; default all")
+    p.add_argument("names", nargs="*", metavar="NAME", help="03 or zh/03; default all")
     p = commands.add_parser("link", help="link the glossary's terms where they come up")
     p.add_argument("names", nargs="*", metavar="NAME", help="such as 03; default all")
     p = commands.add_parser("run", help="execute notebooks in place")
-    p.add_argument("names", nargs="*", metavar="NAME", help="such as 03; default all")
+    p.add_argument("names", nargs="*", metavar="NAME", help="03 or zh/03; default all")
     args = top.parse_args()
     if args.command == "run":
         for path in notebooks(args.names):
             run(path)
         return 0
     if args.command == "link":
-        for path in notebooks(args.names):
+        for path in notebooks(args.names, "en"):
             print(f"{path.name}: {link(path)} links")
         return 0
     if args.command == "check":
         problems = [text for path in notebooks(args.names) for text in check(path)]
         if not args.names:
             text = GLOSSARY.read_text(encoding="utf-8")
-            problems += glossary_problems(text, notebooks())
+            problems += glossary_problems(text, notebooks(editions="en"))
+            there = {path.name for path in notebooks(editions="zh")}
+            problems += edition_problems(there, GLOSSARY_ZH.read_text(encoding="utf-8"))
             from figures import figures  # the script beside this one
 
             problems += figures(ROOT, write=False)

@@ -21,7 +21,8 @@ spec.loader.exec_module(script)
 def course(tmp_path) -> Path:
     """A copy of what the figures are read from and written to."""
     shutil.copy(ROOT / "README.md", tmp_path)
-    for path in [*RECORDED.rglob("*.json"), RECORDED / "README.md"]:
+    chinese = ROOT / "notebooks" / "zh" / "README.md"
+    for path in [*RECORDED.rglob("*.json"), RECORDED / "README.md", chinese]:
         there = tmp_path / path.relative_to(ROOT)
         there.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, there)
@@ -71,13 +72,35 @@ def test_a_figure_off_by_one_is_found_and_written_back(old, new, says, course):
     assert path.read_text(encoding="utf-8") == good
 
 
+@pytest.mark.parametrize(
+    "old,new,says",
+    [
+        ("63.0 和 66.5%", "63.0 和 67.5%", "'57.0、63.0 和 67.5%' for after, not"),
+        ("提高 46.5～55", "提高 46.5～56", "'46.5～56' for gains, not"),
+        ("可达 24.5%（19", "可达 24.5%（18", "'24.5%（18～31）' for few_shot"),
+        ("有 2 个包含 0", "有 1 个包含 0", "'1' for zero, not '2'"),
+        ("（共 200 题）", "（共 100 题）", "'10.5～11.5% → 57.0～66.5%（共 100 题）'"),
+        ("时提高 32 个", "时提高 33 个", "'33' for all_gain, not"),
+        ("| 5 分钟（2 核", "| 6 分钟（2 核", "'6' for notebook_06, not '5'"),
+    ],
+)
+def test_the_chinese_readme_has_the_same_figures(old, new, says, course):
+    path = course / "notebooks" / "zh" / "README.md"
+    good = path.read_text(encoding="utf-8")
+    change(path, old, new)
+    (line,) = script.figures(course, write=False)
+    assert line.startswith("notebooks/zh/README.md: figures:") and says in line
+    script.figures(course, write=True)
+    assert path.read_text(encoding="utf-8") == good
+
+
 def test_check_of_the_notebooks_compares_the_figures(course, monkeypatch, capsys):
     gates = SCRIPT.with_name("notebooks.py")
     spec = importlib.util.spec_from_file_location("gates_of_figures", gates)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "ROOT", course)
-    monkeypatch.setattr(module, "notebooks", lambda names=(): [])
+    monkeypatch.setattr(module, "notebooks", lambda names=(), editions="": [])
     monkeypatch.setattr(module, "glossary_problems", lambda *_: [])
     monkeypatch.setattr(sys, "argv", ["notebooks.py", "check"])
     monkeypatch.syspath_prepend(str(gates.parent))
@@ -92,7 +115,8 @@ def test_other_recorded_files_are_other_figures(course):
     found = json.loads(path.read_text())
     found["splits"]["test"]["after"]["strict"]["rate"] = 0.7
     path.write_text(json.dumps(found))
-    assert len(script.figures(course, write=True)) == 3  # two texts, and `as *strict*`
+    # Two texts, and `as *strict*`, in each language.
+    assert len(script.figures(course, write=True)) == 6
     text = (course / "README.md").read_text(encoding="utf-8")
     assert "57.0, 63.0 and 70.0% after" in text and "57.0 to 70.0% of 200" in text
     assert script.figures(course, write=False) == []

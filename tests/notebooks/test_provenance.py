@@ -21,6 +21,8 @@ from tests import RECORDED, ROOT
 
 FIELDS = ("cpu", "cores", "memory_gb", "system", "python", *PACKAGES)
 # Runs that are compared with each other were made alike.
+FOLDER = ROOT / "notebooks"
+NOTEBOOKS = [*sorted(FOLDER.glob("[0-9]*.ipynb")), *sorted(FOLDER.glob("zh/*.ipynb"))]
 ALIKE = ("cpu-seed", "cpu_quick-seed", "own_task-seed", "sick/")
 
 
@@ -28,9 +30,11 @@ ALIKE = ("cpu-seed", "cpu_quick-seed", "own_task-seed", "sick/")
 def stamps() -> dict[str, dict]:
     """The machine, with the date, of each notebook and each recorded file."""
     found = {}
-    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+    for path in NOTEBOOKS:
         course = nbformat.read(path, as_version=4).metadata.course
-        found[path.name] = dict(course["machine"]) | {"date": course["date"]}
+        found[path.relative_to(FOLDER).as_posix()] = dict(course["machine"]) | {
+            "date": course["date"]
+        }
     for path in sorted(RECORDED.rglob("*.json")):
         made = json.loads(path.read_text(encoding="utf-8"))
         if path.name == "config.json" or "machine" in made:
@@ -105,8 +109,8 @@ def test_a_stamp_that_disagrees_is_named(name, field, value, says):
 
 @pytest.mark.parametrize(
     "path",
-    sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")),
-    ids=lambda path: path.stem,
+    NOTEBOOKS,
+    ids=lambda path: path.relative_to(FOLDER).with_suffix("").as_posix(),
 )
 def test_the_versions_that_a_notebook_prints_are_those_of_its_stamp(path):
     nb = nbformat.read(path, as_version=4)
