@@ -65,8 +65,9 @@ def place_links(text: str, path: Path, edition: Edition, known: list[Edition]) -
             return link
         up = "../" * (1 + edition.prefix.count("/"))
         for other in known:
-            if file in other.pages:
-                return f"{up}{other.prefix}{other.pages[file]}.html{anchor}"
+            name, anchor = other.page(file, anchor)
+            if name:
+                return f"{up}{other.prefix}{name}.html{anchor}"
         if file.suffix in PICTURES:  # site.py has copied it
             return f"{up}{edition.prefix}{picture_name(file)}"
         return on_github(file) + anchor
