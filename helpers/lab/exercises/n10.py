@@ -54,26 +54,32 @@ def check_hack(answer):
     return None
 
 
+def teaching_share(p: torch.Tensor, size: int = 8) -> torch.Tensor:
+    """Return the expected share of groups of `size` with spread, p for each problem."""
+    return (1 - p**size - (1 - p) ** size).mean()
+
+
 @exercise
 def check_teaching_share(answer):
     """10.3: the expected share of groups of 8 with spread, from each problem's p."""
-
-    def share(p, size=8):
-        return (1 - p**size - (1 - p) ** size).mean()
-
     cases = [[0.0, 0.5], [0.1, 0.1, 0.9], [0.0, 0.0, 0.0, 1.0], [0.05, 0.3, 0.6]]
     mistakes = [
-        (lambda p: share(p.mean()), "p of all problems together: take each one's own"),
+        (
+            lambda p: teaching_share(p.mean()),
+            "p of all problems together: take each one's own",
+        ),
         (
             lambda p: (1 - (1 - p) ** 8).mean(),
             "groups that are all right teach nothing",
         ),
         (lambda p: (1 - p**8).mean(), "groups that are all wrong teach nothing"),
-        (lambda p: share(p, 4), "a group has 8 completions, not 4"),
+        (lambda p: teaching_share(p, 4), "a group has 8 completions, not 4"),
         (lambda p: (p**8 + (1 - p) ** 8).mean(), "those are the groups without spread"),
         (lambda p: 1 - p**8 - (1 - p) ** 8, "that is a number a problem: average them"),
     ]
-    return compare(answer, share, [torch.tensor(case) for case in cases], mistakes)
+    return compare(
+        answer, teaching_share, [torch.tensor(case) for case in cases], mistakes
+    )
 
 
 @exercise
