@@ -217,16 +217,19 @@ def build(
 
 
 class Page(HTMLParser):
-    """The links, anchors and pictures of a page."""
+    """The links, anchors and pictures of a page, and stars left in its prose."""
 
     def __init__(self, text: str):
         super().__init__()
+        self.code, self.stars = [], []
         self.links, self.anchors, self.loaded, self.nameless = [], set(), [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         """Note what a tag holds."""
         given = dict(attrs)
+        if tag in ("code", "pre", "script", "style"):
+            self.code.append(tag)
         self.anchors |= {given[key] for key in ("id", "name") if given.get(key)}
         if tag == "a" and given.get("href"):
             self.links.append(given["href"])
@@ -241,12 +244,22 @@ class Page(HTMLParser):
 
     handle_startendtag = handle_starttag
 
+    def handle_endtag(self, tag):
+        """Note the end of code."""
+        if self.code and tag == self.code[-1]:
+            self.code.pop()
+
+    def handle_data(self, data):
+        """Note bold that Markdown did not take: between Chinese and punctuation."""
+        if not self.code:
+            self.stars += re.findall(r".{0,12}[\u3000-\uffef]\*\*.{0,12}", data)
+
 
 def problems(out: Path) -> tuple[list[str], int, int]:
     """Return what is wrong with a built site, and how many pages and links it has.
 
     A link inside it leads to a file and an anchor that are there; nothing is loaded
-    from another host; every picture has an alt text.
+    from another host; every picture has an alt text; bold Chinese is bold.
     """
     read = {
         path: Page(path.read_text(encoding="utf-8"))
@@ -257,6 +270,7 @@ def problems(out: Path) -> tuple[list[str], int, int]:
     for path, page in read.items():
         where = path.relative_to(out)
         lines += [f"{where}: {src} has no alt text" for src in page.nameless]
+        lines += [f"{where}: ** is not taken as bold: {text}" for text in page.stars]
         for link in page.links + page.loaded:
             parts = urlsplit(link)
             if parts.scheme or parts.netloc:

@@ -125,6 +125,8 @@ def test_the_glossary_that_ends_a_readme_is_a_page(site, course, tmp_path):
          "https://cdn.example.org/x.js is loaded from another host"),
         ('<img src="p.png" alt="">', "p.png has no alt text"),
         ('<img src="q.png" alt="q">', "q.png leads nowhere"),
+        ("<p>先看**重点**（x）</p>", "** is not taken as bold: 先看**重点**（x）"),
+        ("<pre>先看**重点**</pre>", None),
         ('<a href="b.html#there">', None),
         ('<a href="https://example.org">', None),
     ],
