@@ -18,11 +18,39 @@ class Edition:
     place: Path  # of its notebooks
     prefix: str  # of its pages' addresses
     pages: dict[Path, str]  # a file and the name of its page
+    glossary: str = ""  # where it ends the first page: its title
 
     @property
     def numbered(self) -> list[Path]:
         """Its notebooks, in order."""
         return sorted(path for path in self.pages if path.suffix == ".ipynb")
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all its pages: the glossary is one in each language."""
+        own = ["glossary"] if self.glossary else []
+        return [*dict.fromkeys([*self.pages.values(), *own])]
+
+    def page(self, file: Path, anchor: str = "") -> tuple[str, str]:
+        """Return the page that a link leads to, "" where it has none, and the anchor.
+
+        On GitHub the Chinese glossary ends the README; here it is a page of its own.
+        """
+        name = self.pages.get(file, "")
+        if name == "index" and self.glossary and anchor:
+            _, terms = self.parted(file.read_text(encoding="utf-8"))
+            if anchor == f"#{self.glossary}":
+                return "glossary", ""
+            if f'<a id="{anchor[1:]}"></a>' in terms:
+                return "glossary", anchor
+        return name, anchor
+
+    def parted(self, text: str) -> tuple[str, str]:
+        """Return the text of the first page without and as the glossary, a page."""
+        if not self.glossary:
+            return text, ""
+        rest, title, terms = text.partition(f"\n## {self.glossary}\n")
+        return rest, title.replace("\n## ", "# ") + terms
 
 
 def editions(root: Path = ROOT, names: tuple[str, ...] = ()) -> list[Edition]:
@@ -38,7 +66,8 @@ def editions(root: Path = ROOT, names: tuple[str, ...] = ()) -> list[Edition]:
             others = [path for path in folder.glob("*.md") if path not in pages]
             pages |= {path: path.stem for path in [*numbered, *sorted(others)]}
             prefix = "" if language == "en" else f"{language}/"
-            found.append(Edition(language, folder, prefix, pages))
+            glossary = "术语表" if language == "zh" else ""
+            found.append(Edition(language, folder, prefix, pages, glossary))
     return found
 
 

@@ -42,7 +42,10 @@ TARGET = re.compile(r'(?<=\]\()[^()\s]+(?=\))|(?<=href=")[^"]+|(?<=src=")[^"]+')
 ANCHOR = re.compile(r'<a (?:id|name)="([\w-]+)"></a>(\*+[^*\n]+\*+)?')
 PICTURE = re.compile(r"^!\[[^\]]*\]\((pictures/[^)]+)\)$", re.MULTILINE)
 # What the sidebar says, for each edition.
-CAPTIONS = {"en": ("Notebooks", "More"), "zh": ("笔记本", "其他")}
+CAPTIONS = {
+    "en": ("Notebooks", "More", "Glossary"),
+    "zh": ("Notebook", "其他", "术语表"),
+}
 
 
 # --- from the repository to what Sphinx reads -----------------------------------------
@@ -62,9 +65,11 @@ class Stage:
             return "colab-badge.svg"
         file, anchor = follow(link, path)
         if file is None:
-            return link
+            name, anchor = self.mine.page(path, link if link[0] == "#" else "")
+            moved = name == "glossary" != self.mine.pages[path]
+            return f"{name}.md{anchor}" if moved else link
         for edition in self.known:
-            name = edition.pages.get(file)
+            name, anchor = edition.page(file, anchor)
             if name and edition is self.mine:
                 return f"{name}{file.suffix}{anchor}"
             if name:  # a page that this Sphinx does not build
@@ -137,12 +142,15 @@ class Stage:
             else:
                 text = self.markdown(path.read_text(encoding="utf-8"), path)
             if name == "index":
-                books, more = CAPTIONS[self.mine.language]
+                text, terms = self.mine.parted(text)
+                if terms:
+                    file = self.folder / "glossary.md"
+                    file.write_text(terms, encoding="utf-8")
+                books, more, glossary = CAPTIONS[self.mine.language]
                 text += self.toctree(books, [pages[path] for path in numbered])
-                rest = [each for path, each in pages.items() if path not in numbered]
-                rest = ["Glossary <glossary>" if each == "glossary" else each
-                        for each in rest if each != "index"]  # fmt: skip
-                text += self.toctree(more, rest)
+                listed = {"index", "glossary", *(pages[path] for path in numbered)}
+                rest = [each for each in self.mine.names if each not in listed]
+                text += self.toctree(more, [f"{glossary} <glossary>", *rest])
             where = self.folder / f"{name}{path.suffix}"
             where.write_text(text, encoding="utf-8")
 
@@ -189,7 +197,7 @@ def build(
             "title": title(edition),
             "slides": decks,
             "first": edition.pages[edition.numbered[0]],
-            "others": {o.language: [o.prefix, list(o.pages.values())] for o in others},
+            "others": {o.language: [o.prefix, o.names] for o in others},
         }
         command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going"]
         command += ["-j", "auto", "-c", str(SITE)]
@@ -209,16 +217,19 @@ def build(
 
 
 class Page(HTMLParser):
-    """The links, anchors and pictures of a page."""
+    """The links, anchors and pictures of a page, and stars left in its prose."""
 
     def __init__(self, text: str):
         super().__init__()
+        self.code, self.stars = [], []
         self.links, self.anchors, self.loaded, self.nameless = [], set(), [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         """Note what a tag holds."""
         given = dict(attrs)
+        if tag in ("code", "pre", "script", "style"):
+            self.code.append(tag)
         self.anchors |= {given[key] for key in ("id", "name") if given.get(key)}
         if tag == "a" and given.get("href"):
             self.links.append(given["href"])
@@ -233,12 +244,22 @@ class Page(HTMLParser):
 
     handle_startendtag = handle_starttag
 
+    def handle_endtag(self, tag):
+        """Note the end of code."""
+        if self.code and tag == self.code[-1]:
+            self.code.pop()
+
+    def handle_data(self, data):
+        """Note bold that Markdown did not take: between Chinese and punctuation."""
+        if not self.code:
+            self.stars += re.findall(r".{0,12}[\u3000-\uffef]\*\*.{0,12}", data)
+
 
 def problems(out: Path) -> tuple[list[str], int, int]:
     """Return what is wrong with a built site, and how many pages and links it has.
 
     A link inside it leads to a file and an anchor that are there; nothing is loaded
-    from another host; every picture has an alt text.
+    from another host; every picture has an alt text; bold Chinese is bold.
     """
     read = {
         path: Page(path.read_text(encoding="utf-8"))
@@ -249,6 +270,7 @@ def problems(out: Path) -> tuple[list[str], int, int]:
     for path, page in read.items():
         where = path.relative_to(out)
         lines += [f"{where}: {src} has no alt text" for src in page.nameless]
+        lines += [f"{where}: ** is not taken as bold: {text}" for text in page.stars]
         for link in page.links + page.loaded:
             parts = urlsplit(link)
             if parts.scheme or parts.netloc:

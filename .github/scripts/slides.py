@@ -65,8 +65,9 @@ def place_links(text: str, path: Path, edition: Edition, known: list[Edition]) -
             return link
         up = "../" * (1 + edition.prefix.count("/"))
         for other in known:
-            if file in other.pages:
-                return f"{up}{other.prefix}{other.pages[file]}.html{anchor}"
+            name, anchor = other.page(file, anchor)
+            if name:
+                return f"{up}{other.prefix}{name}.html{anchor}"
         if file.suffix in PICTURES:  # site.py has copied it
             return f"{up}{edition.prefix}{picture_name(file)}"
         return on_github(file) + anchor
@@ -164,12 +165,15 @@ def build(out: Path, known: list[Edition]) -> int:
             reveal_theme="white",
             reveal_url_prefix=f"{up}reveal",
             mathjax_url=f"{up}_static/mathjax.js",
-            language_code="zh-Hans" if edition.language == "zh" else "en",
+            language_code=edition.language,
         )
         for path in edition.numbered:
             nb = deck(path, english / path.name, edition, known)
-            nb.metadata["title"] = edition.pages[path]
             html, _ = exporter.from_notebook_node(nb)
+            title = re.search(r"^# (.+)$", nb.cells[0].source, re.MULTILINE)[1]
+            title = f"<title>{escape(title)}</title>"
+            html = re.sub("<title>.*?</title>", lambda m, new=title: new, html, count=1)
+            html = html.replace('<html lang="zh">', '<html lang="zh-CN">', 1)
             (folder / f"{edition.pages[path]}.html").write_text(html, encoding="utf-8")
             count += 1
     return count

@@ -15,7 +15,7 @@ COLAB = "https://colab.research.google.com"
 # For each language its name, and what the links in a page's head say and explain.
 WORDS = {
     "en": ("English", "Open in Colab", "Slides", "The slides of this notebook"),
-    "zh": ("中文", "在 Colab 中打开", "幻灯片", "本笔记本的幻灯片"),
+    "zh": ("中文", "在 Colab 中打开", "幻灯片", "这个 notebook 的幻灯片"),
 }
 
 project = SITE["title"]

@@ -185,10 +185,11 @@ def test_the_thresholds_stand_in_the_table_and_are_checked_against_the_runs():
                 assert gain["low"] > wanted["patched_gain_above"]
 
 
-def test_what_the_notebook_writes_inline_is_what_the_runs_were_made_with():
+def test_what_the_notebook_writes_or_imports_is_what_the_runs_were_made_with():
     there = {}
+    exec(source("07", r"^def length_bonus_reward_func"), there)
+    exec(source("07", r"import reasoning_bonus_reward_func"), there)
     for name in ("length_bonus", "reasoning_bonus"):
-        exec(source("07", rf"^def {name}_reward_func"), there)
         inline = there[f"{name}_reward_func"]
         course = getattr(bonus, f"{name}_reward_func")
         texts = ["", "12", "a" * 300, "<reasoning>\nx", "<reasoning></reasoning>"]

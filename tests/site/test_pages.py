@@ -61,7 +61,7 @@ def test_no_page_is_wider_than_its_window(site, served, browser, width, scheme):
         ),
     )
     for edition in site.editions():
-        for name in edition.pages.values():
+        for name in edition.names:
             address = f"{served}/{edition.prefix}{name}.html"
             page.goto(address, wait_until="load")
             assert page.locator("html").get_attribute("data-theme") == scheme

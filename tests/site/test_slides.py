@@ -108,6 +108,16 @@ def test_what_announces_a_cell_that_is_not_there_is_cut(slides, text, cut):
     assert slides.ANNOUNCED.sub("", text) == cut
 
 
+def test_a_deck_says_its_language_and_its_title(site, built):
+    out, _ = built
+    for edition, language in zip(site.editions(), ("en", "zh-CN"), strict=True):
+        for path in edition.numbered:
+            deck = out / edition.prefix / "slides" / f"{path.stem}.html"
+            text = deck.read_text(encoding="utf-8")
+            assert f'<html lang="{language}">' in text
+            assert f"<title>{path.name[:2]} · " in text
+
+
 def test_no_slide_overflows(built, browser):
     out, _ = built
     page = browser.new_page(viewport={"width": 1280, "height": 720})
