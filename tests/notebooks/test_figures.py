@@ -102,6 +102,7 @@ def test_check_of_the_notebooks_compares_the_figures(course, monkeypatch, capsys
     monkeypatch.setattr(module, "ROOT", course)
     monkeypatch.setattr(module, "notebooks", lambda names=(), editions="": [])
     monkeypatch.setattr(module, "glossary_problems", lambda *_: [])
+    monkeypatch.setattr(module, "edition_problems", lambda *_: [])
     monkeypatch.setattr(sys, "argv", ["notebooks.py", "check"])
     monkeypatch.syspath_prepend(str(gates.parent))
     assert module.main() == 0 and capsys.readouterr().out == "nothing found\n"
