@@ -36,6 +36,7 @@ PRINTS, SHOWS = {"print", "display", "Markdown", "HTML"}, {"show"}
 ADDRESS = re.compile(
     r"(colab\.research\.google\.com/github/)[\w.-]+/[\w.-]+(?=/blob/)"
     r"|(git clone (?:-\S+ |\d+ )*https://github\.com/)[\w.-]+/[\w.-]+"
+    r"|(https://github\.com/)[\w.-]+/[\w.-]+(?=/issues/new)"
 )
 
 
@@ -49,7 +50,7 @@ def english_hash(cell) -> str:
 
     The repository's address does not count: a stamp changes it in both editions.
     """
-    source = ADDRESS.sub(lambda m: m[1] or m[2], cell.source).strip()
+    source = ADDRESS.sub(lambda m: m[m.lastindex], cell.source).strip()
     return hashlib.sha256(source.encode()).hexdigest()[:12]
 
 
