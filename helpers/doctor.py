@@ -87,7 +87,7 @@ def check_run(run: Path) -> list[str]:
     last one. Raises CourseError for a folder that is no run's.
     """
     profile, _ = load_run(run)
-    log = pd.DataFrame(read_log(run)).map(_finite)
+    log = pd.DataFrame(read_log(run), dtype=object).map(_finite)
     steps, window = len(log), max(3, len(log) // 3)
     if not steps:
         return ["no step is logged: not begun, or stopped by an error in the first one"]
