@@ -27,8 +27,6 @@ NAMES = (
     "09_scale_out.ipynb",
     "10_your_own_task.ipynb",
 )
-# Whether all of them are there in Chinese: then one that is missing is an error.
-COMPLETE = True
 # What prints its arguments, and what reads its second one aloud (the alt text of a
 # figure). What is drawn stays English: no font on Colab's image has Chinese characters.
 DOCUMENTED = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -38,11 +36,6 @@ ADDRESS = re.compile(
     r"|(git clone (?:-\S+ |\d+ )*https://github\.com/)[\w.-]+/[\w.-]+"
     r"|(https://github\.com/)[\w.-]+/[\w.-]+(?=/issues/new)"
 )
-
-
-def awaited(there: set[str], complete: bool = COMPLETE) -> list[str]:
-    """Return the notebooks that may be missing in Chinese while it grows."""
-    return [] if complete else [name for name in NAMES if name not in there]
 
 
 def english_hash(cell) -> str:

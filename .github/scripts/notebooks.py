@@ -33,7 +33,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from packaging.requirements import Requirement
 
 sys.path.append(str(Path(__file__).parent))
-from editions import COMPLETE, NAMES, awaited, different  # the script beside this one
+from editions import NAMES, different  # the script beside this one
 
 ROOT = Path(__file__).resolve().parents[2]
 SETUP = """\
@@ -415,10 +415,6 @@ def rule_markdown(path, nb):
         for link in re.findall(r"\]\(([^)\s]+)\)", cell.source):
             folder = ROOT / "notebooks" / ("zh" if edition(path) == "zh" else "")
             target = folder / link.partition("#")[0]
-            if edition(path) == "zh" and target.parent == folder:
-                there = {other.name for other in notebooks(editions="zh")}
-                if target.name in awaited(there):
-                    continue
             if not re.match(r"https?://|#|mailto:", link) and not target.exists():
                 yield f"the link to {link} leads nowhere"
     recap = f"## {words(path)['recap']}"
@@ -777,17 +773,12 @@ def rule_edition(path, nb):
             yield f"cell {number}: 截断 is *truncate*; clip is 裁剪"
 
 
-def edition_problems(
-    there: set[str], text: str, complete: bool = COMPLETE
-) -> list[str]:
+def edition_problems(there: set[str], text: str) -> list[str]:
     """Return which Chinese notebooks are missing, and how their glossary is another.
 
     `there` holds the names of those that are there, `text` is notebooks/zh/README.md.
     """
-    lacking = [name for name in NAMES if name not in there]
-    problems = [f"{name} is missing" for name in lacking if complete]
-    if not lacking and not complete:
-        problems = ["all notebooks are there: set COMPLETE in editions.py"]
+    problems = [f"{name} is missing" for name in NAMES if name not in there]
     problems += [f"{name} is in no list of names" for name in sorted(there - {*NAMES})]
     terms, rows = chinese_glossary(text)[0], re.findall("^\\| <a id=.*", text, re.M)
     odd = [row for row in rows if not ROW.match(row)]

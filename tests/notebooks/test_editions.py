@@ -276,30 +276,22 @@ def test_a_chinese_term_has_its_english_word_at_first_use(text, unexplained):
     assert [text[start:end] for _, start, end, _ in found] == unexplained
 
 
-def test_all_notebooks_are_there_or_awaited():
+def test_all_notebooks_are_there_in_both_languages():
     assert set(editions["NAMES"]) == {p.name for p in gates.notebooks(editions="en")}
-    lacking = set(editions["NAMES"]) - THERE
-    assert len(lacking) + len(THERE) == 11
-    assert editions["COMPLETE"] == (not lacking)
+    assert set(editions["NAMES"]) == THERE and len(THERE) == 11
 
 
 def test_what_is_wrong_with_the_chinese_edition_as_a_whole_is_named():
     text = gates.GLOSSARY_ZH.read_text(encoding="utf-8")
     every = set(editions["NAMES"])
-    assert gates.edition_problems(every, text, complete=True) == []
-    assert gates.edition_problems(every - {NAME}, text, complete=False) == []
-    assert gates.edition_problems(every - {NAME}, text, complete=True) == [
-        f"zh/{NAME} is missing"
-    ]
-    assert gates.edition_problems(every, text, complete=False) == [
-        "zh/all notebooks are there: set COMPLETE in editions.py"
-    ]
+    assert gates.edition_problems(every, text) == []
+    assert gates.edition_problems(every - {NAME}, text) == [f"zh/{NAME} is missing"]
     row = '| <a id="zebra"></a>斑马 | zebra | 一种动物。 |\n'
-    assert gates.edition_problems(every, text + row, complete=True) == [
+    assert gates.edition_problems(every, text + row) == [
         "zh/README.md: only one of the two glossaries has 'zebra'"
     ]
     broken = text.replace('| <a id="clip"></a>裁剪 |', '| <a id="clip"></a> |')
-    found = gates.edition_problems(every, broken, complete=True)
+    found = gates.edition_problems(every, broken)
     assert found[0].startswith("zh/README.md: no row of the glossary: | <a id=")
     assert "zh/README.md: only one of the two glossaries has 'clip'" in found
 

@@ -10,9 +10,7 @@ import pytest
 
 from tests import ROOT
 from tests.links import anchors, links, markdown, wrong
-from tests.notebooks.test_rules import gates
 
-editions = gates.different.__globals__  # .github/scripts/editions.py
 CODESPELL = shutil.which("codespell", path=sysconfig.get_path("scripts"))
 # Words that are right here, though codespell knows better; in lower case.
 IGNORED = "ans"
@@ -27,17 +25,11 @@ def tracked(*patterns: str) -> list[Path]:
 
 
 PAGES = tracked("*.md", "*.ipynb")
-# Chinese notebooks that are still to come; none once the edition is complete.
-AWAITED = editions["awaited"]({path.name for path in PAGES if "zh" in path.parts})
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path):
-    found = wrong(path, ROOT)
-    if path.parent == ROOT / "notebooks" / "zh":
-        awaited = {f"{name} leads nowhere" for name in AWAITED}
-        found = [line for line in found if line.partition(": ")[2] not in awaited]
-    assert found == []
+    assert wrong(path, ROOT) == []
 
 
 def test_links_are_seen():
