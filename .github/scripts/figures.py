@@ -23,7 +23,7 @@ TEXTS = {
             "gets {before} right in the answer tag",
             "(intervals within {within})",
             "and {after} after: gains of {gains} points,",
-            "each paired 95% interval above {above}.",
+            "each paired 95% interval from {above} up.",
             "the untrained model reaches {few_shot}. On 100 problems",
             "it goes from {moved_before} to between {moved_after}, and {zero} of the "
             "three intervals of that gain reach 0",
@@ -44,7 +44,7 @@ TEXTS = {
         "result": [
             "训练前答案标签里答对 {before}（区间在 {within} 之内）",
             "训练后答对 {after}，提高 {gains} 个百分点，"
-            "每个配对 95% 区间都高于 {above}。",
+            "每个配对 95% 区间都不低于 {above}。",
             "可达 {few_shot}。",
             "成绩从 {moved_before} 升到 {moved_range}，"
             "三个提升区间中有 {zero} 个包含 0",

@@ -126,9 +126,9 @@ def test_other_recorded_files_are_other_figures(course):
 def test_marks_and_texts_that_are_gone_are_said(course):
     path = course / "README.md"
     change(path, "<!-- figures:machines -->", "")
-    change(path, "each paired 95% interval above", "every paired interval above")
+    change(path, "each paired 95% interval from", "every paired interval from")
     assert script.figures(course, write=True) == [
-        "README.md: figures:result does not say 'each paired 95% interval above "
-        "{above}.' any more",
+        "README.md: figures:result does not say 'each paired 95% interval from "
+        "{above} up.' any more",
         "README.md: the marks <!-- figures:machines --> … are gone",
     ]
