@@ -39,6 +39,7 @@ TEXTS = {
             "where all five rewards gain {all_gain}."
         ],
         "workshop": ["`python -m helpers train` took {train} minutes"],
+        "gpu": ["*strict* went from {gpu_before} before to {gpu_after} after, "],
     },
     ZH: {  # the same figures, in Chinese: see `chinese`
         "result": [
@@ -60,6 +61,7 @@ TEXTS = {
             "而五个奖励一起用时提高 {all_gain} 个百分点。"
         ],
         "workshop": ["`python -m helpers train` 用了 {train} 分钟"],
+        "gpu": ["*strict* 从 {gpu_before} 升到 {gpu_after}（共 200 题）"],
     },
     "notebooks/recorded/README.md": {
         "own_task": [
@@ -73,9 +75,9 @@ TEXTS = {
 
 
 def evaluations(root: Path, recipe: str, split: str = "test") -> list[dict]:
-    """Return what `evaluation.json` says of a split, for each seed."""
+    """Return what `evaluation.json` says of a split, for each recorded seed."""
     folder = root / "notebooks" / "recorded"
-    paths = [folder / f"{recipe}-seed{seed}" / "evaluation.json" for seed in SEEDS]
+    paths = sorted(folder.glob(f"{recipe}-seed[0-9]/evaluation.json"))
     return [json.loads(path.read_text())["splits"][split] for path in paths]
 
 
@@ -186,6 +188,10 @@ def values(root: Path) -> dict[str, str]:
         found[f"own_after_{seed}"] = with_interval(part["after"]["strict"])
         found[f"own_gain_{seed}"] = f"+{gain}"
         found[f"own_min_{seed}"] = f"{own_minutes[seed]:.1f}"
+    on_gpu = evaluations(root, "gpu_fp16")
+    found["gpu_before"] = f"{spread(rates(on_gpu, 'before'))}%"
+    after = (percent(rate, 1) for rate in rates(on_gpu, "after"))
+    found["gpu_after"] = " and ".join(after) + "%"
     for path in sorted((root / "notebooks").glob("[0-9]*.ipynb")):
         found[f"notebook_{path.name[:2]}"] = f"{stated_minutes(path):.0f}"
     return found

@@ -63,6 +63,7 @@ ADDRESSES = (
     rf"(https://github\.com/){NAME}(?=/issues/new)",
     rf'(repository-code: "https://github\.com/){NAME}',
 )
+SITE = r"(https://)([\w-]+)\.github\.io/([\w.-]+)(?=/)"
 STAMPED = ("pyproject.toml", "README.md", "CITATION.cff", ".github/CONTRIBUTING.md",
            "notebooks/zh/README.md")  # fmt: skip
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -191,7 +192,8 @@ def stamp(repository: str) -> None:
     def stamped(text: str) -> str:
         for pattern in ADDRESSES:
             text = re.sub(pattern, rf"\g<1>{repository}", text)
-        return text
+        owner, name = repository.split("/")
+        return re.sub(SITE, rf"\g<1>{owner}.github.io/{name}", text)
 
     for path in (ROOT / name for name in STAMPED):
         path.write_text(stamped(path.read_text(encoding="utf-8")), encoding="utf-8")
@@ -218,6 +220,7 @@ def disagreements(repository: str | None = None) -> list[str]:
             problems.append(f"{readme}: no badge of {path.name} at {known}")
     for name, text in texts.items():
         there = [m[2] for pattern in ADDRESSES for m in re.finditer(pattern, text)]
+        there += [f"{m[2]}/{m[3]}" for m in re.finditer(SITE, text)]
         problems += [f"{name}: {other} in place of {known}" for other in there
                      if other.removesuffix(".git") != known]  # fmt: skip
         if not there:

@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 from helpers.evaluation import load_questions  # noqa: E402
 from helpers.lab.loop import plot_loop, read_group  # noqa: E402
 from helpers.lab.plots import plot_before_after  # noqa: E402
+from helpers.profiles import PROFILES  # noqa: E402
 from helpers.runs import load_run  # noqa: E402
 
 RECORDED = ROOT / "notebooks" / "recorded"
@@ -52,7 +53,7 @@ def record(run: Path) -> Path:
     tasks = [path.name for path in run.glob("*.py")]
     for name in (*FILES, *tasks):
         shutil.copy(run / name, folder / name)
-    if tasks:  # no notebook reads its adapter
+    if run.name.partition("-")[0] not in PROFILES:  # no notebook reads its adapter
         (folder / "adapter").rmdir()
         return folder
     name = "adapter/adapter_model.safetensors"

@@ -23,7 +23,7 @@ FIELDS = ("cpu", "cores", "memory_gb", "system", "python", *PACKAGES)
 # Runs that are compared with each other were made alike.
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = [*sorted(FOLDER.glob("[0-9]*.ipynb")), *sorted(FOLDER.glob("zh/*.ipynb"))]
-ALIKE = ("cpu-seed", "cpu_quick-seed", "own_task-seed", "sick/")
+ALIKE = ("cpu-seed", "cpu_quick-seed", "own_task-seed", "gpu_fp16-seed", "sick/")
 
 
 @functools.cache
@@ -77,7 +77,9 @@ def wrong(made: dict[str, dict], known: dict[str, SpecifierSet]) -> list[str]:
                 each = ", ".join(f"{name} {kind}" for kind, name in kinds.items())
                 lines.append(f"{group}: not all with the same {field}: {each}")
     for package in ("trl", "torch"):
-        kinds = {s.get(package, "").rpartition(".")[0]: n for n, s in made.items()}
+        # Where a GPU was lent, torch was the one that was there, as on Colab.
+        here = {name: stamp for name, stamp in made.items() if not stamp.get("gpu")}
+        kinds = {s.get(package, "").rpartition(".")[0]: n for n, s in here.items()}
         if len(kinds) > 1:
             each = ", ".join(f"{name} {kind}" for kind, name in sorted(kinds.items()))
             lines.append(f"not all with the same {package}: {each}")

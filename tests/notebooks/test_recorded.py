@@ -13,6 +13,7 @@ from helpers.scoring import SCORES, score, summarize
 from tests import RECORDED
 
 RUNS = sorted(path.parent for path in RECORDED.glob("cpu*-seed*/config.json"))
+ON_GPU = sorted(path.parent for path in RECORDED.glob("gpu_fp16-seed*/config.json"))
 
 
 def flat(summary: dict) -> dict[str, float]:
@@ -52,7 +53,15 @@ def test_the_figures_follow_from_the_completions(run):
         assert part["n"] == {"test": 1, "transfer": 0.5}[split] * profile.num_eval
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_runs_on_a_gpu_took_the_way_of_a_t4():
+    for run in ON_GPU:
+        profile, _ = load_run(run)
+        machine = json.loads((run / "config.json").read_text())["machine"]
+        assert machine["gpu"] and profile.grpo["fp16"] and profile.trainer == "stock"
+    assert len(ON_GPU) == 2
+
+
+@pytest.mark.parametrize("run", RUNS + ON_GPU, ids=lambda run: run.name)
 def test_the_gain_is_what_the_course_promises(run):
     part = json.loads((run / "evaluation.json").read_text())["splits"]["test"]
     assert part["after"]["format"]["rate"] >= 0.95

@@ -506,17 +506,21 @@ def test_one_command_makes_a_fork_and_the_check_finds_what_disagrees(clone):
     nb = nbformat.read(clone / "notebooks" / GOOD.name, 4)
     assert "--depth 1 https://github.com/ada-l/grpo.course\n" in code(nb, 0).source
     assert 'Path.cwd() / "grpo.course"]' in code(nb, 0).source
+    text = (clone / "README.md").read_text(encoding="utf-8")
+    assert "(https://ada-l.github.io/grpo.course/)" in text
     done = call(clone, "stamp", "--check", "someone/else")
     assert done.returncode == 1
     assert done.stdout == (
         "pyproject.toml says ada-l/grpo.course, this repository is someone/else\n"
     )
     readme = clone / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    readme.write_text(text.replace("ada-l/grpo.course", "x/y", 1), encoding="utf-8")
+    text = text.replace("ada-l/grpo.course", "x/y", 1)
+    text = text.replace("ada-l.github.io/grpo", "bo.github.io/grpo")
+    readme.write_text(text, encoding="utf-8")
     done = call(clone, "stamp", "--check")
     assert done.returncode == 1
-    assert "README.md: x/y in place of ada-l/grpo.course" in done.stdout
+    for other in ("x/y", "bo/grpo.course"):
+        assert f"README.md: {other} in place of ada-l/grpo.course" in done.stdout
 
 
 def test_an_address_or_a_notebook_that_is_none_is_one_line(clone):
