@@ -50,7 +50,7 @@ def ending_together(go_on: str):
     """
     lost = ProcessLost(
         "another process of this run has ended, and this one ends with it. What was "
-        f"saved is kept. Go on, with as many processes as you like: {go_on}"
+        f"saved is kept. Go on, with this number of processes or another: {go_on}"
     )
 
     def end(*_):
