@@ -131,7 +131,7 @@ class RunCallback(TrainerCallback):
         self.seconds = {} if seconds is None else seconds  # of time_parts
         self.bar, self.former, self.stopped, self.memory = None, None, None, None
         self.start = self.step_end = time.monotonic()
-        self.longest_step = self.longest_save = self.limit = 0
+        self.step = self.longest_step = self.longest_save = self.limit = 0
 
     def on_interrupt(self, *_):
         """Stop after this step on Ctrl-C, at once on a second one."""
@@ -150,7 +150,8 @@ class RunCallback(TrainerCallback):
         self.memory = MemoryPeak(args.device)
         total, done = state.max_steps, state.global_step
         self.bar = LiveBar(total=total, initial=done, desc="training", unit="step")
-        self.first = done + 1
+        # Only on a CPU does the first step take as long as others: a GPU warms up.
+        self.telling = done + 1 + (args.device.type == "cuda")
         self.step_end = time.monotonic()
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
@@ -161,7 +162,8 @@ class RunCallback(TrainerCallback):
                 self.broken(state, f"the weight {name} is not finite")
         give_back_memory()
         self.step_end, before = time.monotonic(), self.step_end
-        self.longest_step = max(self.longest_step, self.step_end - before)
+        self.step = self.step_end - before
+        self.longest_step = max(self.longest_step, self.step)
         end = self.step_end - self.start + self.longest_step + self.longest_save
         if self.max_minutes is not None and end > 60 * self.max_minutes:
             reason = f"{self.max_minutes:g} minutes leave no time for another step"
@@ -195,9 +197,9 @@ class RunCallback(TrainerCallback):
             return
         with open(self.run / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        if state.global_step == self.first:
-            left = (state.max_steps - state.global_step) * self.longest_step / 60
-            took = f"step {state.global_step} took {self.longest_step:.0f} s"
+        if state.global_step == self.telling:
+            left = (state.max_steps - state.global_step) * self.step / 60
+            took = f"step {state.global_step} took {self.step:.0f} s"
             tqdm.write(f"{took}: at that pace {left:.1f} minutes to the last.")
         self.bar.set_postfix(reward=f"{logs['reward']:.2f}", refresh=False)
         self.bar.update(state.global_step - self.bar.n)

@@ -92,6 +92,32 @@ def test_the_first_step_of_each_call_tells_how_long_the_rest_takes(setup, capsys
         assert abs(minutes - seconds * left / 60) <= 0.05 + 0.5 * left / 60
 
 
+@pytest.mark.parametrize("device,told", [("cpu", 1), ("cuda", 2)])
+def test_a_gpu_that_warms_up_is_not_taken_for_its_pace(
+    device, told, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    clock = iter([0.0, 0.0, 27.0, 39.0, 51.0])  # made, begun, and three steps
+    monkeypatch.setattr(
+        training, "time", SimpleNamespace(monotonic=lambda: next(clock), time=float)
+    )
+    callback = training.RunCallback(tmp_path)
+    args = SimpleNamespace(device=torch.device(device))
+    state = SimpleNamespace(max_steps=11, global_step=0, is_world_process_zero=True)
+    callback.on_train_begin(args, state, None)
+    for state.global_step in (1, 2, 3):
+        callback.on_step_end(args, state, SimpleNamespace(), torch.nn.Linear(1, 1))
+        callback.on_log(args, state, None, {"loss": 0.0, "reward": 0.0})
+    callback.bar.close()
+    callback.memory.close()
+    said = [x for x in capsys.readouterr().out.splitlines() if " took " in x]
+    line = {
+        1: "step 1 took 27 s: at that pace 4.5 minutes to the last.",
+        2: "step 2 took 12 s: at that pace 1.8 minutes to the last.",
+    }
+    assert said == [line[told]]
+
+
 def test_ctrl_c_ends_the_step_and_saves(setup):
     profile, run = setup
 
