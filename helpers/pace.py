@@ -72,8 +72,7 @@ def predicted_minutes(profile) -> dict[str, float] | None:
 
 def plan(profile) -> str:
     """Return a line on what `train` will do and how long that takes here, if known."""
-    parts = predicted_minutes(profile)
-    if parts is None:
+    if (parts := predicted_minutes(profile)) is None:
         return "How long it takes is not known; a line after the first steps tells."
     rate = ", ".join(f"{name} {gflops:.0f}" for name, gflops in speeds().items())
     shown = ", ".join(f"{part} {minutes:.1f}" for part, minutes in parts.items())

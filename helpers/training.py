@@ -150,8 +150,7 @@ class RunCallback(TrainerCallback):
         self.memory = MemoryPeak(args.device)
         total, done = state.max_steps, state.global_step
         self.bar = LiveBar(total=total, initial=done, desc="training", unit="step")
-        # Only on a CPU does the first step take as long as others: a GPU warms up.
-        self.telling = done + 1 + (args.device.type == "cuda")
+        self.telling = done + 1 + (args.device.type == "cuda")  # a GPU warms up
         self.step_end = time.monotonic()
 
     def on_step_end(self, args, state, control, model=None, **kwargs):

@@ -63,7 +63,7 @@ ADDRESSES = (
     rf"(https://github\.com/){NAME}(?=/issues/new)",
     rf'(repository-code: "https://github\.com/){NAME}',
 )
-SITE = r"(https://)([\w-]+)\.github\.io/([\w.-]+)(?=/)"
+SITE = r"(https://)([\w-]+)\.github\.io/([\w.-]+)(?=/(?:zh/)?\))"  # its root
 STAMPED = ("pyproject.toml", "README.md", "CITATION.cff", ".github/CONTRIBUTING.md",
            "notebooks/zh/README.md")  # fmt: skip
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
