@@ -21,13 +21,13 @@ def plot_group(rewards: torch.Tensor, advantages: torch.Tensor) -> Figure:
     names = [f"completion {n}" for n in range(1, len(rewards) + 1)]
     left.barh(names, rewards, color=GREY)
     left.axvline(rewards.mean(), color="black", ls="--", label="mean of the group")
-    left.set(title="reward", xlim=(0, 1.05 * float(rewards.max())))
+    left.set(title="reward", xlabel="points", xlim=(0, 1.05 * float(rewards.max())))
     left.legend(fontsize="small", loc="lower right")
     color = [BLUE if a > 0 else ORANGE for a in advantages]
     hatch = ["" if a > 0 else "//" for a in advantages]
     right.barh(names, advantages, color=color, hatch=hatch, edgecolor="white")
     right.axvline(0, color="black", lw=0.8)
-    right.set(title="advantage (blue: made likelier)")
+    right.set(title="advantage (blue: made likelier)", xlabel="advantage")
     for axes in (left, right):
         axes.invert_yaxis()
         axes.spines[["top", "right"]].set_visible(False)
@@ -53,7 +53,8 @@ def plot_clip(ratio: float, epsilon: float) -> Figure:
         axes.plot(line, line * advantage, color=GREY, ls=":", label="not clipped")
         axes.plot(line, objective(line), color=BLUE, label="clipped")
         axes.plot(ratio, value.item(), "o", color="#D55E00", ms=9, label="my_ratio")
-        axes.axvspan(1 - epsilon, 1 + epsilon, color=GREY, alpha=0.15)
+        band = {"color": GREY, "alpha": 0.15, "label": "1 − ε to 1 + ε"}
+        axes.axvspan(1 - epsilon, 1 + epsilon, **band)
         title = f"advantage {advantage:+.0f}: slope {slope.item():+.0f} at {ratio}"
         axes.set(title=title, xlabel="ratio", ylabel="objective")
         axes.spines[["top", "right"]].set_visible(False)
@@ -89,10 +90,10 @@ def plot_token_weights(weights: dict[str, torch.Tensor], mask: torch.Tensor) -> 
         axes.bar(short, weight[0, : lengths[0]], color=BLUE, label="short completion")
         tall = weight[1, : lengths[1]]
         axes.bar(long, tall, color=ORANGE, hatch="//", label="long completion")
-        axes.set(title=loss_type, xticks=[])
+        axes.set(title=loss_type, xlabel="tokens", xticks=[])
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("weight of a token")
-    panels[-1].legend(fontsize="x-small", loc="upper right")
+    panels[-1].legend(fontsize="small", loc="upper right")
     return figure
 
 
@@ -106,7 +107,8 @@ def plot_bands(curves: dict[str, torch.Tensor], ylabel: str, window: int = 5) ->
     for (name, runs), (color, dashes) in zip(curves.items(), LOOKS, strict=False):
         smooth = runs.unfold(1, min(window, runs.shape[1]), 1).mean(-1)
         x = range(1 + runs.shape[1] - smooth.shape[1], 1 + runs.shape[1])
-        axes.plot(x, smooth.mean(0), color=color, ls=dashes, label=name)
+        look = {"lw": 2.5, "zorder": 3} if dashes == ":" else {}  # seen on others
+        axes.plot(x, smooth.mean(0), color=color, ls=dashes, label=name, **look)
         low, high = smooth.min(0).values, smooth.max(0).values
         axes.fill_between(x, low, high, color=color, alpha=0.15)
     axes.set(xlabel="step", ylabel=ylabel)

@@ -34,8 +34,8 @@ def read_group(run: Path) -> dict:
 
 
 def one_line(text: str, width: int) -> str:
-    """Return a text on one line of at most `width` characters, `⏎` for a line break."""
-    text = text.strip().replace("\n", "⏎")
+    """Return a text on one line of at most `width` characters, `↵` for a line break."""
+    text = text.strip().replace("\n", "↵")
     return text if len(text) <= width else text[: width - 1] + "…"
 
 

@@ -36,7 +36,7 @@ def text_table(frame: pd.DataFrame) -> str:
 
 def short(text: str, most: int = 70) -> str:
     """Return a text on one line, with visible line breaks, cut to `most` characters."""
-    text = text[: most + 1].replace("\r", "␍").replace("\n", "↵")
+    text = text[: most + 1].replace("\r", "\\r").replace("\n", "↵")
     return text if len(text) <= most else text[:most] + "…"
 
 
@@ -51,10 +51,10 @@ def shade_points(table: pd.DataFrame, points: list[str]):
     look |= {"background": "white", "color": "black", "overflow-wrap": "anywhere"}
     style = table.style.format(escape="html").format("{:g}", points)
     style = style.set_properties(**look).hide(axis="index")
-    texts = table.columns.difference(
-        points
-    )  # a column of points is as wide as its name
+    # Texts need room; a column of points or of one number is as wide as its name.
+    texts = [name for name in ("row", "completion") if name in table]
     style = style.set_properties(subset=texts, **{"min-width": "7em"})
+    style = style.set_table_styles([{"selector": "th", "props": "text-align: left"}])
     return style.apply(shade, subset=points)
 
 
@@ -272,12 +272,14 @@ def group_table(completions: list[str], rewards: list[float], scale: str) -> str
     """
     found = group_advantages(torch.tensor(rewards), len(rewards), scale)
     likely = torch.softmax((found - found.mean()) / len(found), dim=0)
-    table = f"<tr><th>completion<th>reward<th>advantage<th>{1 / len(found):.0%} becomes"
+    table = "<tr><th style='text-align: left'>completion<th>reward<th>advantage"
+    table += f"<th>{1 / len(found):.0%} becomes"
     rows = zip(completions, rewards, found.tolist(), likely.tolist(), strict=True)
     for text, reward, push, share in rows:
         color = "0,114,178" if push > 0 else "230,159,0"
         style = f"background: rgba({color},{min(abs(push), 2) / 4:.2f})"
-        bar = f'<div style="width:{400 * share:.0f}px;{style}">{share:.1%}</div>'
+        bar = f"width:{200 * share:.0f}px;border:1px solid rgb({color});{style}"
+        bar = f'<div style="{bar}">{share:.1%}</div>'
         left = '<td style="white-space: pre-wrap; text-align: left">'
         table += f"<tr>{left}{escape(text)}<td>{reward:.2f}"
         table += f'<td style="{style}">{push:+.2f}{left}{bar}'

@@ -43,8 +43,8 @@ def test_each_completion_is_drawn_with_its_numbers_and_its_direction():
     group |= {"completions": ["<answer>\n42", "13", "?"], "rewards": [2.0, 0.125, 1.0]}
     group |= {"advantages": [1.04, -0.96, 0.0]}
     drawn = texts(plot_loop(group, "rewards"))
-    assert [text for text in drawn if text in ("<answer>⏎42", "13", "?")] == [
-        "<answer>⏎42",
+    assert [text for text in drawn if text in ("<answer>↵42", "13", "?")] == [
+        "<answer>↵42",
         "13",
         "?",
     ]
@@ -88,6 +88,6 @@ def test_a_run_without_a_group_says_so(tmp_path):
 
 
 def test_a_long_text_is_cut_to_the_width():
-    assert one_line(" a\nb\n", 5) == "a⏎b"
+    assert one_line(" a\nb\n", 5) == "a↵b"
     assert one_line("123456", 5) == "1234…"
     assert json.loads(json.dumps(one_line("x" * 90, 62))) == "x" * 61 + "…"
