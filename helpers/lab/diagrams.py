@@ -185,7 +185,7 @@ def plot_sizes(sizes: torch.Tensor, power: int) -> Figure:
     axes.axvline(-14, color="black", lw=1, linestyle=":")
     axes.axvline(16, color="black", lw=1, linestyle="--")
     axes.set(xlabel="size, as a power of 2", ylabel="share", xlim=(low, high))
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="upper left")
     return figure
 
 

@@ -31,7 +31,7 @@ CURVES = {
     "completions/mean_length": ("length", "tokens"),
     "completions/clipped_ratio": ("cut off", "share of completions"),
     "rewards/correctness_reward_func/mean": ("correctness reward", "points"),
-    "grad_norm": ("gradient norm", ""),
+    "grad_norm": ("gradient norm", "norm"),
     "right": ("right answers", "share of completions"),
     "teaching": ("groups that teach", "share of groups"),
 }
@@ -158,11 +158,16 @@ def draw(names: list[str], keys: list[str], recorded: Path = RECORDED) -> Figure
 
     Thin lines are the single seeds.
     """
-    figure = Figure(figsize=(min(4.2 * len(keys), 12.5), 3.2), layout="constrained")
-    panels = figure.subplots(1, len(keys), squeeze=False)[0]
-    # The base looks the same in every figure.
-    styles = dict(zip(sorted(names, key="base".__ne__), STYLES, strict=False))
-    for axes, key in zip(panels, keys, strict=True):
+    columns, rows = min(2, len(keys)), -(-len(keys) // 2)
+    size = (4.2 * columns, 2.6 * rows + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in panels[len(keys) :]:
+        axes.set_axis_off()
+    # The base looks the same in every figure, and nothing else like it.
+    looks = STYLES if "base" in names else STYLES[1:]
+    styles = dict(zip(sorted(names, key="base".__ne__), looks, strict=False))
+    for axes, key in zip(panels, keys, strict=False):
         for name in names:
             color, line, marker = styles[name]
             each = curve(name, key, recorded)
@@ -174,7 +179,7 @@ def draw(names: list[str], keys: list[str], recorded: Path = RECORDED) -> Figure
         title, unit = CURVES[key]
         axes.set(title=title, ylabel=unit, xlabel="step")
         axes.spines[["top", "right"]].set_visible(False)
-    below = {"loc": "outside lower center", "ncols": 3, "frameon": False}
+    below = {"loc": "outside lower center", "ncols": columns, "frameon": False}
     figure.legend(*panels[0].get_legend_handles_labels(), **below)
     return figure
 
