@@ -45,7 +45,7 @@ TEXTS = {
         "result": [
             "训练前答案标签里答对 {before}（区间在 {within} 之内）",
             "训练后答对 {after}，提高 {gains} 个百分点，"
-            "每个配对 95% 区间都不低于 {above}。",
+            "每个配对 95% 区间的下限都不低于 {above}。",
             "可达 {few_shot}。",
             "成绩从 {moved_before} 升到 {moved_range}，"
             "三个提升区间中有 {zero} 个包含 0",
