@@ -1,4 +1,4 @@
-"""TRL's GRPO step on a CPU without its waste: the same numbers, several times faster.
+"""TRL's GRPO step on a CPU without its waste: the same numbers, three times faster.
 
 Two things alone differ from the stock trainer: `generate` draws the completions, and
 `packed_logps` scores them, all completions of a prompt in one sequence. Equal up to

@@ -108,7 +108,7 @@ def preflight(trainer: GRPOTrainer, profile: Profile) -> None:
     parts = ", ".join(f"{part} {most:.2f}" for part, most in used.items())
     left = psutil.virtual_memory().available
     left = torch.cuda.mem_get_info()[0] if device.type == "cuda" else left
-    print(f"memory: GiB at most for {parts}; {left / GIB:.2f} left")
+    print(f"memory: GiB at most for {parts}; {left / GIB:.2f} free now")
 
 
 def check_dtypes(trainer: GRPOTrainer, trained: list) -> None:

@@ -216,7 +216,9 @@ def plot_budgets(budgets: dict[str, dict]) -> Figure:
                 place, size / GIB, left=left, color=MEMORY[part], edgecolor="white"
             )
             left += size / GIB
-        axes.text(left, place, f" {left:.1f} GiB ({moment})", va="center")
+        box = {"color": "white", "pad": 1}  # the line of the T4 ends at the text
+        at = (left + 0.2, place, f"{left:.1f} GiB ({moment})")
+        axes.text(*at, va="center", bbox=box)
         most = max(most, left)
     for part, color in MEMORY.items():
         axes.barh(0, 0, color=color, label=part)

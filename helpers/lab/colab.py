@@ -128,7 +128,7 @@ def pip(*arguments: str) -> None:
 
 
 def describe(place: str | None = None) -> str:
-    """Return a line on machine, profile and versions, and one on how to get a GPU."""
+    """Return lines on machine, profile and versions, and one on how to get a GPU."""
     from ..profiles import choose_profile
     from ..runs import PACKAGES, machine
 
@@ -136,7 +136,7 @@ def describe(place: str | None = None) -> str:
     shown = [f"{name} {found[name]}" for name in ("python", *PACKAGES)]
     gpu = found["gpu"] or "no GPU"
     text = f"{found['cpu']}, {found['cores']} cores, {found['memory_gb']} GB, {gpu}"
-    text += f" | profile {profile.name} ({reason}) | {', '.join(shown)}"
+    text += f"\nprofile {profile.name} ({reason})\n{', '.join(shown)}"
     if found["gpu"] is None and place:
         text += (
             f"\nNo GPU is on. To get one: {GPU_MENU[place]}, then run this cell again."

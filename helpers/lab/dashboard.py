@@ -41,7 +41,7 @@ def describe_run(run: Path) -> str:
         f"{len(log)} steps, seed {config['seed']}",
         f"seconds a step (median): {log['step_time'].median():.1f}, of it "
         + ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items()),
-        f"memory: {memory_gib(log):.2f} GiB at most",
+        f"memory of a training step: {memory_gib(log):.2f} GiB at most",
     ]
     if (run / "evaluation.json").exists():
         lines += ["", report(run)]
@@ -60,8 +60,8 @@ def completions_html(run: Path, step: int, count: int = 4) -> str:
     frame = pd.read_parquet(path).head(count)
     names = [n for n in frame if n not in ("step", "prompt", "completion", "advantage")]
     rewards = [name.removesuffix("_reward_func") for name in names]
-    cells = ["completion", *rewards, "advantage"]
-    table = "<tr>" + "".join(f"<th>{cell}</th>" for cell in cells) + "</tr>"
+    table = "<tr><th style='text-align: left'>completion</th>"
+    table += "".join(f"<th>{cell}</th>" for cell in ("advantage", *rewards)) + "</tr>"
     for _, row in frame.iterrows():
         push = float(row["advantage"])
         text = completion_text(row["completion"])
@@ -70,9 +70,10 @@ def completions_html(run: Path, step: int, count: int = 4) -> str:
         table += f'<tr style="background: rgba({color},{strength:.2f})">'
         style = "white-space: pre-wrap; text-align: left"
         table += f'<td style="{style}">{escape(text)}</td>'
-        table += "".join(f"<td>{row[name]:.3g}</td>" for name in names)
-        table += f"<td>{push:+.2f}</td></tr>"
-    return f"<table><caption>step {step}</caption>{table}</table>"
+        table += f"<td>{push:+.2f}</td>"
+        table += "".join(f"<td>{row[name]:.3g}</td>" for name in names) + "</tr>"
+    caption = f"<caption style='text-align: left'>step {step}</caption>"
+    return f"<table>{caption}{table}</table>"
 
 
 class Dashboard(TrainerCallback):

@@ -35,9 +35,10 @@ def plot_gains(gains, low: float, high: float, score: str) -> Figure:
     points = 100 * np.asarray(gains)
     edges = np.arange(points.min() - 0.25, points.max() + 1, 1)
     axes.hist(points, bins=edges, color=AFTER[0], alpha=0.8)
-    axes.axvline(0, color="black", ls=":")
-    for end in (low, high):
-        axes.axvline(100 * end, color=MARK, ls="--")
+    axes.axvline(0, color="black", ls=":", label="no gain")
+    for end, label in ((low, "95% interval"), (high, None)):
+        axes.axvline(100 * end, color=MARK, ls="--", label=label)
+    beside(axes)
     axes.set(xlabel=f"gain in {score}, points", ylabel="repeats")
     return figure
 
@@ -61,7 +62,8 @@ def plot_kinds(counts: pd.DataFrame) -> Figure:
         axes.plot(100 * part["rate"], place, marker, color=color, label=label)
         seen.add(which)
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlim=(0, 100), xlabel="% right, 95% intervals", ylabel=counts.index.name)
+    axes.set(xlim=(0, 100), xlabel="% right, 95% intervals")
+    axes.set_ylabel(counts.index.names[0])
     beside(axes)
     return figure
 
@@ -77,6 +79,7 @@ def plot_needed(gains, curves: dict, results: dict, problems: int) -> Figure:
         color = "black" if dashes == ":" else AFTER[0]
         axes.plot(100 * np.asarray(gains), needed, dashes, color=color, label=label)
     axes.axhline(problems, color="#999999", lw=1)
+    axes.text(2, 0.85 * problems, f"{problems} problems", va="top", color="#666666")
     for label, gain in results.items():
         axes.plot(100 * gain, problems, "D", color=MARK)
         at = {"textcoords": "offset points", "ha": "left"}

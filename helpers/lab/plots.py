@@ -12,6 +12,7 @@ from IPython.display import Image, display
 from matplotlib import pyplot
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL.Image import Quantize
 
 from .. import CourseError
@@ -131,6 +132,7 @@ def plot_before_after(runs: list[Path], split: str = "test") -> Figure:
         label = f"seed {load_run(run)[1]}"
         left.plot(steps, rewards, linestyle=line, color="#0072B2", label=label)
     left.set(xlabel="step", ylabel="mean reward (of 4.0)", ylim=(0, 4))
+    left.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     left.set_title("training")
     texts = [(run / "evaluation.json").read_text(encoding="utf-8") for run in runs]
     splits = [json.loads(text)["splits"][split] for text in texts]
@@ -158,7 +160,8 @@ def plot_before_after(runs: list[Path], split: str = "test") -> Figure:
         )
     right.set_xticks(range(len(SCORES)), SCORES)
     right.set(ylabel="% of problems", ylim=(0, 105))
-    right.set_title(f"{splits[0]['n']} held-out problems")
+    seeds = ", ".join(str(load_run(run)[1]) for run in runs)
+    right.set_title(f"{splits[0]['n']} held-out problems; bars: seed {seeds}")
     below = {"loc": "upper center", "ncols": 3, "frameon": False, "fontsize": "small"}
     right.legend(bbox_to_anchor=(0.5, -0.1), **below)
     left.legend(loc="lower right", fontsize="small")
@@ -227,9 +230,9 @@ def plot_run(run: Path, step: int | None = None) -> Figure:
     if not log:
         raise CourseError(f"{run} has no step in its log.jsonl yet")
     config, steps = load_run(run)[0].grpo, [row["step"] for row in log]
-    figure = Figure(figsize=(11, 5.2), layout="constrained")
-    axes = figure.subplots(2, 3).flat
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "frameon": False}
+    figure = Figure(figsize=(8.5, 7.2), layout="constrained")
+    axes = figure.subplots(3, 2).flat
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "frameon": False}
 
     def draw(place, title, lines, unit=""):
         for number, (key, label) in enumerate(lines.items()):
@@ -240,6 +243,7 @@ def plot_run(run: Path, step: int | None = None) -> Figure:
             )
         axes[place].set(title=title, ylabel=unit)
         axes[place].set_xlim(0.5, max(config.get("max_steps") or 0, steps[-1]) + 0.5)
+        axes[place].xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes[place].spines[["top", "right"]].set_visible(False)
         if len(lines) > 1:
             axes[place].legend(**below, ncols=3, fontsize="small")
@@ -248,12 +252,14 @@ def plot_run(run: Path, step: int | None = None) -> Figure:
     short = {key: key.split("/")[1].removesuffix("_reward_func") for key in means}
     draw(0, f"reward, {log[-1]['reward']:.2f} in all", short, "points")
     share = "frac_reward_zero_std"
-    draw(1, "spread of rewards", {"reward_std": "std", share: "groups without"})
+    draw(1, "spread of rewards", {"reward_std": "std", share: "groups without spread"})
     long, cut = "completions/mean_length", "completions/clipped_ratio"
     draw(2, f"length, {log[-1].get(cut, 0):.0%} cut off", {long: "tokens"}, "tokens")
     draw(3, "entropy", {"entropy": "entropy"}, "nats")
     draw(4, "gradient norm", {"grad_norm": "norm"})
     draw(5, "time", {"step_time": "seconds"}, "seconds a step")
+    for panel in axes[4:]:
+        panel.set_xlabel("step")
     return figure
 
 

@@ -131,9 +131,11 @@ def test_logps_and_entropies_are_stock_trls(pair, shared, tmp_path, request):
         assert (a - c).abs().max() < 1e-4
 
 
+LOSSES = ("dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "vespo", "luspo")
 GRID = [
     {"loss_type": loss, "beta": beta}
-    for loss, beta in itertools.product(("dapo", "grpo", "bnpo", "dr_grpo"), (0.0, 0.1))
+    | ({"importance_sampling_level": "sequence"} if loss == "luspo" else {})
+    for loss, beta in itertools.product(LOSSES, (0.0, 0.1))
 ]
 
 

@@ -73,7 +73,7 @@ def test_a_healthy_run_is_described_and_left_as_it_was(make, capsys):
     assert lines[5].endswith("8 of 16 adapter tensors changed, and put back")
     number = r"(\d+\.\d\d)"
     parts = rf"evaluation {number}, generation {number}, one step {number}"
-    most = re.fullmatch(f"memory: GiB at most for {parts}; {number} left", lines[6])
+    most = re.fullmatch(f"memory: GiB at most for {parts}; {number} free now", lines[6])
     assert min(map(float, most.groups())) > (0.0 if torch.cuda.is_available() else 0.1)
     assert len(lines) == 7
 

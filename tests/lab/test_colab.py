@@ -36,14 +36,15 @@ def missing(name, version=None):
     return (name, f"{name}>=1,<2", version, False)
 
 
-def test_on_a_machine_of_ones_own_one_line_is_printed_and_nothing_done(capsys):
+def test_on_a_machine_of_ones_own_all_is_said_and_nothing_done(capsys):
     for _ in range(2):
         colab.set_up()
-        (line,) = capsys.readouterr().out.splitlines()
-        chosen = r"\| profile cpu(_quick)? \(no CUDA GPU is visible; predicted minutes"
-        assert re.search(rf"{chosen} here: cpu \d+, cpu_quick \d+\) \|", line)
+        machine, profile, packages = capsys.readouterr().out.splitlines()
+        assert machine.endswith(", no GPU")
+        chosen = r"profile cpu(_quick)? \(no CUDA GPU is visible; predicted minutes"
+        assert re.fullmatch(rf"{chosen} here: cpu \d+, cpu_quick \d+\)", profile)
         for package in PACKAGES:
-            assert f"{package} {metadata.version(package)}" in line
+            assert f"{package} {metadata.version(package)}" in packages
 
 
 def test_a_gpu_profile_without_a_gpu_is_said(capsys, monkeypatch):
@@ -57,7 +58,7 @@ def test_a_gpu_profile_without_a_gpu_is_said(capsys, monkeypatch):
 def test_on_colab_with_all_there_nothing_is_done_and_the_menu_named(capsys, on_colab):
     for _ in range(2):
         colab.set_up()
-        first, _, last = capsys.readouterr().out.splitlines()
+        first, *_, last = capsys.readouterr().out.splitlines()
         assert first == "Colab: all packages are there"
         assert last == (
             "No GPU is on. To get one: Runtime > Change runtime type > T4 GPU > Save, "

@@ -90,6 +90,9 @@ def test_legends_lie_below_their_curves_and_each_curve_keeps_its_colour():
         legend = axes.get_legend().get_window_extent()
         assert legend.y1 < axes.get_window_extent().y0
     assert not any(axes.get_legend() for axes in figure.axes[2:])
+    assert [axes.get_xlabel() for axes in figure.axes[-2:]] == ["step", "step"]
+    ticks = figure.axes[0].xaxis.get_major_locator().tick_values(1, 18)
+    assert all(tick == int(tick) for tick in ticks)
     pixels = np.asarray(PIL.Image.open(io.BytesIO(drawn.data)).convert("RGB"))
     for color, _ in STYLES.values():
         off = np.abs(pixels - 255 * np.array(to_rgb(color))).max(axis=-1)
@@ -107,7 +110,9 @@ def test_completions_are_coloured_by_advantage_and_escaped(tmp_path):
     html = dashboard.completions_html(tmp_path, 1)
     assert "&lt;answer&gt;0&lt;/answer&gt;" in html and "<answer>" not in html
     assert "rgba(0,114,178,0.24)" in html and "rgba(230,159,0,0.14)" in html
-    assert "<td>+1.20</td>" in html and "<th>xmlcount</th>" in html
+    # The advantage first: a narrow screen cuts the table off at the right.
+    assert "<th>advantage</th><th>xmlcount</th>" in html
+    assert "<td>+1.20</td><td>0.25</td>" in html
     assert dashboard.completions_html(tmp_path, 2) == ""
 
 
@@ -122,8 +127,10 @@ def test_a_runs_memory_is_said_in_gib_whatever_its_log_counts(tmp_path):
     for name in ("config.json", "log.jsonl"):
         shutil.copy(RUN / name, tmp_path)
     most = max(row["memory_gb"] for row in read_log(RUN))  # recorded before: 10^9 bytes
-    assert f"memory: {most * 1e9 / GIB:.2f} GiB at most" in dashboard.describe_run(RUN)
+    said = f"memory of a training step: {most * 1e9 / GIB:.2f} GiB at most"
+    assert said in dashboard.describe_run(RUN)
     rows = [row | {"memory_gib": 1.5 + n % 2} for n, row in enumerate(read_log(RUN))]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "log.jsonl").write_text(text)
-    assert "\nmemory: 2.50 GiB at most" in dashboard.describe_run(tmp_path)
+    said = "\nmemory of a training step: 2.50 GiB at most"
+    assert said in dashboard.describe_run(tmp_path)

@@ -25,6 +25,8 @@ def test_every_gain_is_in_the_histogram_in_points_between_its_ends():
     at = [line.get_xdata()[0] for line in axes.lines]
     assert at == pytest.approx([0, 10, 30])
     assert axes.get_xlabel() == "gain in strict, points"
+    said = [text.get_text() for text in axes.get_legend().texts]
+    assert said == ["no gain", "95% interval"]
 
 
 def test_each_kind_has_two_rates_with_their_intervals():
@@ -45,6 +47,7 @@ def test_each_kind_has_two_rates_with_their_intervals():
     assert below < 0 < above and dots[2].get_ydata()[0] > 0.5
     assert [text.get_text() for text in axes.get_legend().texts] == ["before", "after"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["*", "+"]
+    assert axes.get_ylabel() == "operation"
 
 
 def test_needed_problems_are_drawn_over_gains_and_results_beside_them():
@@ -54,7 +57,7 @@ def test_needed_problems_are_drawn_over_gains_and_results_beside_them():
     assert drawn["pairs"][0] == pytest.approx([5, 10, 20])
     assert drawn["pairs"][1][:2] == [1000, 250]
     (axes,) = figure.axes
-    assert [text.get_text() for text in axes.texts] == ["a result"]
+    assert [text.get_text() for text in axes.texts] == ["30 problems", "a result"]
     diamond = axes.lines[-1]
     assert (diamond.get_xdata()[0], diamond.get_ydata()[0]) == (30, 30)
 

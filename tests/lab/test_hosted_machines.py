@@ -62,7 +62,7 @@ def test_kaggles_two_gpus_are_one_and_the_profile_is_that_of_a_t4(monkeypatch, c
     asked = with_gpus(monkeypatch, 2)
     said = set_up(monkeypatch, capsys, KAGGLE)
     assert said.startswith("Kaggle: all packages are there\n")
-    assert ", Tesla T4 | profile t4_quick (Tesla T4, 14.6 GiB; GRPO_PROFILE=t4" in said
+    assert ", Tesla T4\nprofile t4_quick (Tesla T4, 14.6 GiB; GRPO_PROFILE=t4" in said
     assert "No GPU is on" not in said
     # CUDA counts its GPUs once: nobody may ask before one of them is hidden.
     assert set(asked) == {"0"}
@@ -96,7 +96,7 @@ def test_colab_without_a_gpu_takes_the_quick_profile_and_names_the_menu(
 ):
     with_gpus(monkeypatch, 0)
     said = set_up(monkeypatch, capsys, COLAB)
-    assert "no GPU | profile cpu_quick (no CUDA GPU is visible; predicted" in said
+    assert "no GPU\nprofile cpu_quick (no CUDA GPU is visible; predicted" in said
     assert said.endswith(
         "\nNo GPU is on. To get one: Runtime > Change runtime type > T4 GPU > Save, "
         "then run this cell again.\n"

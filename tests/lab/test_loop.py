@@ -1,7 +1,6 @@
 """The picture of the loop: what it draws is what a recorded run did."""
 
 import importlib.util
-import json
 
 import pytest
 import torch
@@ -89,5 +88,5 @@ def test_a_run_without_a_group_says_so(tmp_path):
 
 def test_a_long_text_is_cut_to_the_width():
     assert one_line(" a\nb\n", 5) == "a↵b"
-    assert one_line("123456", 5) == "1234…"
-    assert json.loads(json.dumps(one_line("x" * 90, 62))) == "x" * 61 + "…"
+    assert one_line("123456", 5) == "12…56" and one_line("1234567", 6) == "123…67"
+    assert one_line("x" * 90, 62) == "x" * 31 + "…" + "x" * 30

@@ -321,5 +321,5 @@ def test_a_chinese_notebook_runs_in_its_own_folder(clone):
     done = call(clone, "run", "zh/99")
     assert done.returncode == 0, done.stderr
     outputs = [cell.outputs[0].text for cell in nbformat.read(path, 4).cells]
-    assert " | profile cpu " in outputs[0]
+    assert "\nprofile cpu " in outputs[0]
     assert outputs[1] == f"{path.parent}\n"

@@ -120,7 +120,7 @@ def test_the_versions_that_a_notebook_prints_are_those_of_its_stamp(path):
     (printed,) = (out.text for out in cell.outputs)
     machine = nb.metadata.course.machine
     shown = [f"{name} {machine[name]}" for name in ("python", *PACKAGES)]
-    assert printed.strip().endswith(" | " + ", ".join(shown))
+    assert printed.strip().endswith(", ".join(shown))
     assert printed.startswith(f"{machine.cpu}, {machine.cores} cores, ")
 
 

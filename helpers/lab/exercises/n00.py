@@ -44,4 +44,4 @@ def check_how_many(answer):
         return f"with {n} problems the interval still reaches {points:.1f} points"
     if reach(n) <= 0.025:
         return "that many bring it to 5 points in all; 5 to each side need fewer"
-    return None if reach(n - 4) > 0.05 else f"{n} are enough, but so are fewer"
+    return None if reach(n - 2) > 0.05 else f"{n} are enough, but so are fewer"
